@@ -80,8 +80,11 @@ impl Document {
                 .hint("leave '2>&1' out: messages are on stderr, and a pipe carries the document alone"),
             false => bad(why),
         })?;
-        // It is JSON, so what is wrong now is that.
-        serde_json::from_str::<Unique>(text).map_err(|e| bad(e.to_string()))?;
+        // To compare the counts takes a fifth of the time that it takes to compare all names.
+        if count_members(&value) != count_colons(text) {
+            // It is JSON, so what is wrong now is that.
+            serde_json::from_str::<Unique>(text).map_err(|e| bad(e.to_string()))?;
+        }
         let Value::Object(map) = value else {
             return Err(bad("not a JSON object".into()));
         };
@@ -287,6 +290,31 @@ impl Document {
         text.push('\n');
         text
     }
+}
+
+/// Returns how many members all objects of a value have.
+fn count_members(value: &Value) -> usize {
+    match value {
+        Value::Object(members) => members.len() + members.values().map(count_members).sum::<usize>(),
+        Value::Array(elements) => elements.iter().map(count_members).sum(),
+        _ => 0,
+    }
+}
+
+/// Returns how many colons of JSON are in no string: as many as there are members, those of one name counted apart.
+fn count_colons(json: &str) -> usize {
+    let mut in_string = false;
+    let mut colons = 0;
+    for part in json.split('"') {
+        if in_string {
+            let backslashes = part.bytes().rev().take_while(|byte| *byte == b'\\').count();
+            in_string = backslashes % 2 == 1;
+        } else {
+            colons += part.bytes().filter(|byte| *byte == b':').count();
+            in_string = true;
+        }
+    }
+    colons
 }
 
 /// JSON in which no object has two members of one name: programs differ in which of them counts.
@@ -543,6 +571,12 @@ mod tests {
             assert!(failure.message.contains(&why), "{failure}");
         }
         parse(r#"{"strapline":1,"a":{"x":1},"b":{"x":1}}"#).unwrap();
+        // Colons, quotes and backslashes of strings do not make up for it, nor hide it.
+        for text in [r#"":""#, r#""\":""#, r#""\\""#, r#""a\":\"b""#, r#""\\\":\\""#] {
+            parse(&format!(r#"{{"strapline":1,"org.x":{text}}}"#)).unwrap();
+            let failure = parse(&format!(r#"{{"strapline":1,"org.x":[{text},{{"a":1,"a":2}}]}}"#)).unwrap_err();
+            assert!(failure.message.contains("it has the member 'a' twice"), "{text}: {failure}");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod path;
 pub mod progress;
 pub mod run;
 pub mod signal;
+mod strict;
 
 pub use document::Document;
 pub use failure::{Cause, Code, Doing, Failure};

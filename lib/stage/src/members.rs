@@ -7,6 +7,7 @@
 //! Words that may become more with a later version are strings, so that an older tool still reads the document.
 
 use crate::path::{is_name, is_word, plain_absolute, plain_below};
+use crate::strict::Strict;
 use crate::{Code, Doing, Failure, file, quote};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::de::{DeserializeOwned, Deserializer, Error};
@@ -38,7 +39,7 @@ macro_rules! members {
         /// Reads a member as its types have it, and says which part of it is wrong.
         pub(crate) fn check(name: &str, value: &Value) -> Result<(), String> {
             $(if name == $name {
-                refuse_arrays(name, value, &read::<$type>(value)?)?;
+                read::<$type>(value)?;
             })+
             Ok(())
         }
@@ -136,32 +137,14 @@ fn forbid_null(schema: &mut Value) {
     }
 }
 
-/// Refuses an array in the place of an object, which serde takes for the fields in their order.
-fn refuse_arrays(name: &str, value: &Value, read: &impl Serialize) -> Result<(), String> {
-    fn path(value: &Value, read: &Value) -> Option<String> {
-        match (value, read) {
-            (Value::Array(_), Value::Object(_)) => Some(String::new()),
-            (Value::Array(all), Value::Array(read)) => all
-                .iter()
-                .zip(read)
-                .enumerate()
-                .find_map(|(n, (value, read))| path(value, read).map(|rest| format!("[{n}]{rest}"))),
-            (Value::Object(all), Value::Object(read)) => {
-                all.iter().find_map(|(key, value)| path(value, read.get(key)?).map(|rest| format!(".{key}{rest}")))
-            }
-            _ => None,
-        }
-    }
-    let read = serde_json::to_value(read).map_err(|e| e.to_string())?;
-    match path(value, &read) {
-        Some(path) => Err(format!("\"{name}{path}\": invalid type: sequence, expected an object")),
-        None => Ok(()),
-    }
-}
-
 /// Reads a member. The error says which part of it is wrong, and what was expected.
 pub(crate) fn read<T: Member>(value: &Value) -> Result<T, String> {
-    serde_path_to_error::deserialize(value).map_err(|e| {
+    // To follow the path doubles the time, so it is done only where there is an error to tell.
+    T::deserialize(Strict(value)).or_else(|_| read_with_path(value))
+}
+
+fn read_with_path<T: Member>(value: &Value) -> Result<T, String> {
+    serde_path_to_error::deserialize(Strict(value)).map_err(|e| {
         let path = match e.path().to_string() {
             path if path == "." => String::new(),
             path if path.starts_with('[') => path,
