@@ -37,6 +37,8 @@ pub struct Installed {
     pub validation: Vec<String>,
     /// `%INSTALLDATE%`, in seconds since 1970.
     pub install_date: Option<u64>,
+    /// `%SIZE%`: the size of its files in bytes, as its maker says.
+    pub size: Option<u64>,
     /// `%REASON%`
     pub reason: Reason,
     /// `%INSTALLED_DB%`: the repository that it was installed from. No pacman up to 7.1 writes it.
@@ -61,6 +63,7 @@ pub fn desc(text: &[u8]) -> Result<Installed> {
             b"BUILDDATE" => installed.built = text.parse().ok(),
             b"VALIDATION" => installed.validation.push(text.into_owned()),
             b"INSTALLDATE" => installed.install_date = text.parse().ok(),
+            b"SIZE" => installed.size = text.parse().ok(),
             b"INSTALLED_DB" => installed.repo = Some(text.into_owned()),
             b"REASON" if text == "1" => installed.reason = Reason::Dependency,
             _ => _ = installed.relations.take(key, value),
@@ -133,6 +136,7 @@ mod tests {
             built: Some(1_670_000_000),
             validation: vec!["sha256".into(), "pgp".into()],
             install_date: Some(1_700_000_000),
+            size: Some(9000),
             reason: Reason::Dependency,
             ..Installed::default()
         };

@@ -18,6 +18,7 @@ use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, memfd_create, openat};
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, child, quote};
 use status::Signature;
+use std::borrow::BorrowMut;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -141,11 +142,19 @@ pub fn failure(doing: &str, why: &str) -> Failure {
 ///
 /// When it cannot be run, or is killed. An exit status other than 0 is no error.
 pub fn run(command: &mut Command) -> Result<Output, Failure> {
+    run_with(command, child::output)
+}
+
+/// Runs gpg as [`run`] does, with `output`, which runs the command.
+fn run_with<C: BorrowMut<Command>>(
+    mut command: C,
+    output: impl FnOnce(C) -> Result<child::Output, Failure>,
+) -> Result<Output, Failure> {
     let doing = || "running gpg";
     let mut messages = memory_file(&[])?;
-    command.stderr(messages.try_clone().doing(Code::Os, doing)?);
-    rootfs::die_with_us(command);
-    let out = child::output(command)?;
+    command.borrow_mut().stderr(messages.try_clone().doing(Code::Os, doing)?);
+    rootfs::die_with_us(command.borrow_mut());
+    let out = output(command)?;
     let ended = child::ended(out.status);
     if out.status.code().is_none() {
         return Err(Failure::new(Code::ChildFailed, format!("running gpg: {ended}")));

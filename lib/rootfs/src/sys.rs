@@ -4,7 +4,7 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use std::collections::BTreeMap;
 use std::ffi::{CString, NulError, OsStr};
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 
 /// Marks every descriptor above stderr close-on-exec, so that no child inherits those that our caller left open: make's
@@ -44,7 +44,8 @@ pub fn resolve_without_modules() {
 }
 
 /// Makes the program that this command starts die with us, also when we are killed (`PR_SET_PDEATHSIG` of prctl(2)). For
-/// programs on the host, outside of our namespaces. The arguments and the environment must be set before.
+/// programs on the host, outside of our namespaces. The arguments and the environment must be set before, and what else is to be
+/// done before the program begins.
 ///
 /// A program that is given by its path is run by execve(2), not execvp(3), which would run a file that the kernel cannot
 /// run as a shell script.
@@ -63,6 +64,18 @@ pub fn die_with_us(command: &mut std::process::Command) {
             None => Ok(()),
         }
     };
+    // SAFETY: between fork and exec only system calls are made: nothing is allocated, no lock is taken.
+    unsafe {
+        command.pre_exec(before_exec);
+    }
+}
+
+/// Has the program that this command starts inherit these files, under the numbers that they have here. They are closed with the
+/// command. To be called before [`die_with_us`].
+pub fn hand_on(command: &mut std::process::Command, files: Vec<OwnedFd>) {
+    use std::os::unix::process::CommandExt;
+    let before_exec =
+        move || files.iter().try_for_each(|file| Ok(rustix::io::fcntl_setfd(file, rustix::io::FdFlags::empty())?));
     // SAFETY: between fork and exec only system calls are made: nothing is allocated, no lock is taken.
     unsafe {
         command.pre_exec(before_exec);

@@ -5,12 +5,13 @@
 
 use crate::signal::{self, Wake};
 use crate::{Code, Doing, Failure};
+use nix::sys::signal::{SigSet, Signal};
 use std::ffi::OsStr;
 use std::io::{ErrorKind, PipeReader, Read, Write, pipe};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 /// What a program printed and how it ended.
@@ -53,6 +54,27 @@ pub fn output(command: &mut Command) -> Result<Output, Failure> {
     run(command, Io::default())
 }
 
+/// Runs a program as [`output`] does, while another thread runs `feed`. The command is dropped when the program has begun, so that
+/// of pipes that it hands on only the program has that end: what `feed` writes to them fails when the program has ended.
+///
+/// # Errors
+///
+/// As [`output`], and when there can be no other thread: then the program is killed.
+pub fn output_fed(mut command: Command, feed: impl FnOnce() + Send) -> Result<Output, Failure> {
+    let running = Running::start(&mut command, Io::default())?;
+    drop(command);
+    std::thread::scope(|scope| {
+        let feed = || {
+            // Inside, it is not ignored. With it, nothing can be fed.
+            if SigSet::from(Signal::SIGPIPE).thread_block().is_ok() {
+                feed();
+            }
+        };
+        let feeder = std::thread::Builder::new().spawn_scoped(scope, feed);
+        running.end(Io::default(), feeder.map(drop).doing(Code::Os, || "making a thread"))
+    })
+}
+
 /// Runs a program as [`output`] does, with `input`, which must fit into a pipe (64 KiB), on its stdin. What it prints on stderr is returned
 /// among what it prints on stdout, and with `show` it is also copied to our stderr.
 ///
@@ -72,7 +94,7 @@ pub fn transcript(command: &mut Command, input: Option<&[u8]>, show: bool) -> Re
 pub fn fed(command: &mut Command, feed: impl FnOnce(&mut dyn Write) -> Result<(), Failure>) -> Result<Output, Failure> {
     let name = crate::quote(command.get_program());
     let doing = || format!("making a pipe for {name}");
-    let (pipe, write) = pipe().doing(Code::Os, doing)?;
+    let (mut pipe, write) = pipe().doing(Code::Os, doing)?;
     command.stdin(Stdio::piped()).stderr(write.try_clone().doing(Code::Os, doing)?);
     let spawned = command.stdout(write).spawn();
     // The command has our copies of the pipe's other end.
@@ -80,7 +102,7 @@ pub fn fed(command: &mut Command, feed: impl FnOnce(&mut dyn Write) -> Result<()
     let mut child = spawned.doing(Code::Failed, || format!("running {name}"))?;
     let mut to = Fed { stdin: child.stdin.take(), broken: false };
     let (fed, printed) = std::thread::scope(|scope| {
-        let reader = scope.spawn(|| collect(pipe, &name, Io::default()));
+        let reader = scope.spawn(|| collect(&mut pipe, &name, Io::default()));
         let fed = feed(&mut to);
         if fed.is_err() && !to.broken {
             // It must not take what it has for all. Kill fails only when it has ended.
@@ -142,37 +164,56 @@ pub fn output_within(command: &mut Command, limit: Duration) -> Result<Output, F
 }
 
 fn run(command: &mut Command, io: Io<'_>) -> Result<Output, Failure> {
-    let name = crate::quote(command.get_program());
-    let (pipe, write) = pipe().doing(Code::Os, || format!("making a pipe for {name}"))?;
-    if io.stderr {
-        let write = write.try_clone();
-        command.stderr(write.doing(Code::Os, || format!("making a pipe for {name}"))?);
+    Running::start(command, io)?.end(io, Ok(()))
+}
+
+/// A program that runs.
+struct Running {
+    name: String,
+    child: Child,
+    stdout: PipeReader,
+}
+
+impl Running {
+    fn start(command: &mut Command, io: Io<'_>) -> Result<Self, Failure> {
+        let name = crate::quote(command.get_program());
+        let (stdout, write) = pipe().doing(Code::Os, || format!("making a pipe for {name}"))?;
+        if io.stderr {
+            let write = write.try_clone();
+            command.stderr(write.doing(Code::Os, || format!("making a pipe for {name}"))?);
+        }
+        if io.input.is_some() {
+            command.stdin(Stdio::piped());
+        }
+        let spawned = command.stdout(write).spawn();
+        // The command has our copies of the pipe's other end.
+        command.stdout(Stdio::null());
+        if io.stderr {
+            command.stderr(Stdio::null());
+        }
+        let child = spawned.doing(Code::Failed, || format!("running {name}"))?;
+        Ok(Self { name, child, stdout })
     }
-    if io.input.is_some() {
-        command.stdin(Stdio::piped());
+
+    /// Waits for its end, unless what goes beside it has failed.
+    fn end(mut self, io: Io<'_>, beside: Result<(), Failure>) -> Result<Output, Failure> {
+        let Self { name, child, stdout } = &mut self;
+        if let (Some(mut stdin), Some(input)) = (child.stdin.take(), io.input) {
+            // A program that does not read it says why with its exit status.
+            drop(stdin.write_all(input));
+        }
+        let result = beside.and_then(|()| collect(stdout, name, io));
+        if result.is_err() {
+            // The first error is the one to report, and kill fails only when the child has ended.
+            drop(child.kill());
+        }
+        let status = child.wait().doing(Code::Os, || format!("waiting for {name}"))?;
+        Ok(Output { status, stdout: result? })
     }
-    let spawned = command.stdout(write).spawn();
-    // The command has our copies of the pipe's other end.
-    command.stdout(Stdio::null());
-    if io.stderr {
-        command.stderr(Stdio::null());
-    }
-    let mut child = spawned.doing(Code::Failed, || format!("running {name}"))?;
-    if let (Some(mut stdin), Some(input)) = (child.stdin.take(), io.input) {
-        // A program that does not read it says why with its exit status.
-        drop(stdin.write_all(input));
-    }
-    let result = collect(pipe, &name, io);
-    if result.is_err() {
-        // The first error is the one to report, and kill fails only when the child has ended.
-        drop(child.kill());
-    }
-    let status = child.wait().doing(Code::Os, || format!("waiting for {name}"))?;
-    Ok(Output { status, stdout: result? })
 }
 
 /// Reads what a child prints to its end. Fails when a signal asks us to stop, and when nothing comes for the limit.
-fn collect(mut pipe: PipeReader, name: &str, io: Io<'_>) -> Result<Vec<u8>, Failure> {
+fn collect(pipe: &mut PipeReader, name: &str, io: Io<'_>) -> Result<Vec<u8>, Failure> {
     let mut stdout = Vec::new();
     let mut buffer = [0; 1 << 14];
     loop {
@@ -210,7 +251,7 @@ pub fn ended(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit status {code}"),
-        (None, Some(number)) => match nix::sys::signal::Signal::try_from(number) {
+        (None, Some(number)) => match Signal::try_from(number) {
             Ok(name) => format!("killed by signal {number} ({name})"),
             Err(_) => format!("killed by signal {number}"),
         },

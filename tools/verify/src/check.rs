@@ -22,11 +22,12 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use stage::members::Unowned;
 use stage::{Code, Context, Document, Doing, Failure, Progress, Unit, quote};
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::{BufReader, Seek};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 /// The limit for the members of an archive that are read, in bytes.
@@ -154,8 +155,49 @@ struct Checker<'a> {
     progress: Progress,
 }
 
-/// How many packages a thread takes at a time: gpg checks them together.
+/// Packages that no thread has taken. The largest are taken first, so that no thread is left alone with one.
+struct Queue {
+    /// Their numbers, and about how much work they are, in bytes.
+    packages: VecDeque<(usize, u64)>,
+    /// How much work all of them are.
+    left: u64,
+}
+
+impl Queue {
+    fn of(subjects: &[Subject]) -> Self {
+        let mut packages: Vec<_> = subjects.iter().map(work_of).enumerate().collect();
+        packages.sort_by_key(|(_, work)| Reverse(*work));
+        Self { left: packages.iter().map(|(_, work)| work).sum(), packages: packages.into() }
+    }
+
+    /// Takes the packages that one of so many threads checks next: its part of what is left, or one; none where none is left.
+    fn take(&mut self, threads: u64) -> Vec<usize> {
+        let share = self.left / threads;
+        let mut taken = Vec::new();
+        let mut work = 0;
+        while let Some((n, more)) = self.packages.front().copied() {
+            if !taken.is_empty() && (taken.len() == TOGETHER || work + more > share) {
+                break;
+            }
+            self.packages.pop_front();
+            taken.push(n);
+            work += more;
+        }
+        self.left -= work;
+        taken
+    }
+}
+
+/// The most packages that a thread takes at a time: gpg checks them together, and has each open.
 const TOGETHER: usize = 20;
+
+/// Returns about how much work a package is, in bytes.
+fn work_of(subject: &Subject) -> u64 {
+    // A small one takes as long as so much of a large one.
+    const LEAST: u64 = 500_000;
+    // A record may say anything.
+    subject.known.size.unwrap_or_default().min(1 << 40) + LEAST
+}
 
 /// What was found of an archive's signature, and the archive where that is good.
 type Signed = (Diagnosis, Option<File>);
@@ -169,19 +211,19 @@ struct Head {
 impl Checker<'_> {
     /// Checks all packages with as many threads as there are processors: gpg hashes archives while we hash files.
     fn check_all(&self) -> Result<Vec<(Checked, Compared)>, Failure> {
-        let next = AtomicUsize::new(0);
+        let queue = Mutex::new(Queue::of(self.subjects));
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
         let worker = || -> Result<Vec<_>, Failure> {
             let mut done = Vec::new();
             loop {
-                let from = next.fetch_add(TOGETHER, Ordering::Relaxed);
-                let subjects = self.subjects.get(from..).unwrap_or_default();
-                let subjects = &subjects[..subjects.len().min(TOGETHER)];
-                let Some(first) = subjects.first() else {
+                let numbers = queue.lock().unwrap_or_else(PoisonError::into_inner).take(threads as u64);
+                let Some(first) = numbers.first() else {
                     return Ok(done);
                 };
-                self.progress.item(&first.known.name);
-                for (n, (subject, signed)) in (from..).zip(subjects.iter().zip(self.check_signatures(subjects)?)) {
+                self.progress.item(&self.subjects[*first].known.name);
+                let subjects: Vec<_> = numbers.iter().map(|n| &self.subjects[*n]).collect();
+                let signed = self.check_signatures(&subjects)?;
+                for ((n, subject), signed) in numbers.into_iter().zip(subjects).zip(signed) {
                     self.progress.item(&subject.known.name);
                     done.push((n, self.check(subject, signed)));
                     self.progress.advance(1);
@@ -204,14 +246,14 @@ impl Checker<'_> {
     }
 
     /// Checks the archives of packages, and returns those that are what they should be; `None` where signatures are not checked.
-    fn check_signatures(&self, subjects: &[Subject]) -> Result<Vec<Option<Signed>>, Failure> {
+    fn check_signatures(&self, subjects: &[&Subject]) -> Result<Vec<Option<Signed>>, Failure> {
         let Some(verifier) = &self.verifier else {
             return Ok(subjects.iter().map(|_| None).collect());
         };
         let Some(cache) = &self.cache else {
             return Ok(subjects.iter().map(|_| Some((archive::no_archive(), None))).collect());
         };
-        let is_signed = |subject: &&Subject| subject.unsigned().is_none();
+        let is_signed = |subject: &&&Subject| subject.unsigned().is_none();
         let signed = subjects.iter().filter(is_signed);
         let wanted: Vec<_> = signed
             .filter_map(|subject| Some((subject.archive.as_deref()?, subject.offered_signature.as_ref())))
@@ -344,4 +386,27 @@ fn read_head(mut archive: File, subject: &Subject) -> Result<Head, (Verdict, Str
         return Err((Verdict::Bad, why, OTHER));
     }
     Ok(Head { mtree: members.remove(".MTREE"), info })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use package::localdb::Installed;
+
+    #[test]
+    fn threads_take_the_largest_packages_first_and_less_each_time() {
+        let of = |size| Subject { known: Installed { size, ..Installed::default() }, ..Subject::default() };
+        let sizes = [0, 40_000_000, 1_000, 10_000_000, u64::MAX, 20_000_000].map(Some);
+        let subjects: Vec<_> = sizes.into_iter().chain([None; 30]).map(of).collect();
+        let mut queue = Queue::of(&subjects);
+        assert_eq!(queue.take(2), [4]);
+        assert_eq!(queue.take(2), [1]);
+        assert_eq!(queue.take(2), [5]);
+        let rest: Vec<_> = std::iter::repeat_with(|| queue.take(1)).take_while(|some| !some.is_empty()).collect();
+        assert_eq!(rest.iter().map(Vec::len).collect::<Vec<_>>(), [20, 13]);
+        let mut all = rest.concat();
+        all.sort_unstable();
+        assert_eq!(all, [&[0, 2, 3][..], &(6..36).collect::<Vec<_>>()].concat());
+        assert_eq!(queue.left, 0);
+    }
 }

@@ -16,9 +16,6 @@ use std::path::{Path, PathBuf};
 /// The longest signature that is read: gpg's have a few hundred bytes each.
 const SIGNATURE: u64 = 1 << 20;
 
-/// How much is given to one gpg together, in bytes: of longer archives the start of gpg is the smaller part.
-const TOGETHER: u64 = 16 << 20;
-
 /// A directory of files with signatures, open, with its path for messages.
 #[derive(Debug)]
 pub struct Cache {
@@ -143,20 +140,14 @@ impl Cache {
         wanted: &[(&str, Option<&Vec<u8>>)],
     ) -> Result<Vec<(Diagnosis, Option<File>)>, Failure> {
         let mut valid: Vec<Option<(Diagnosis, File)>> = wanted.iter().map(|_| None).collect();
-        let (mut group, mut left) = (Vec::new(), TOGETHER);
+        let mut group = Vec::new();
         for (n, (name, offered)) in wanted.iter().enumerate() {
             // What cannot be opened is reported below.
             let opened = self.open(name).and_then(|file| Ok((file, self.signature(name)?)));
             let Ok((Some(file), beside)) = opened else { continue };
-            let size = file.metadata().map_or(u64::MAX, |is| is.len());
-            let signature = beside.or_else(|| offered.cloned()).filter(|_| size <= TOGETHER);
-            let Some(signature) = signature else { continue };
-            if size > left {
-                check_group(verifier, std::mem::take(&mut group), &mut valid)?;
-                left = TOGETHER;
+            if let Some(signature) = beside.or_else(|| offered.cloned()) {
+                group.push((n, file, signature));
             }
-            left -= size;
-            group.push((n, file, signature));
         }
         check_group(verifier, group, &mut valid)?;
         let all = wanted.iter().zip(valid);
@@ -202,10 +193,6 @@ fn check_group(
     group: Vec<(usize, File, Vec<u8>)>,
     valid: &mut [Option<(Diagnosis, File)>],
 ) -> Result<(), Failure> {
-    // One alone is as well checked by its detached signature.
-    if group.len() < 2 {
-        return Ok(());
-    }
     let signed: Vec<Signed<'_>> = group.iter().map(|(_, data, signature)| Signed { signature, data }).collect();
     let found = verifier.home.verify_together(&signed)?;
     for ((n, file, _), found) in group.into_iter().zip(found) {

@@ -1,19 +1,22 @@
 //! Checking many signatures with one gpg.
 //!
-//! Most of what gpg takes for a package is its start. It checks several messages in a run, but of detached signatures only one. So
-//! a signature and its data are written as a message that gpg takes for the same: the signature packet, and the data as a literal
-//! data packet (RFC 9580, 4.2 and 5.9). The framing is ours: a signature file counts only where it is one signature packet and
-//! nothing else, as what follows a signature is what gpg takes for its data.
+//! Most of what gpg takes for a small package is its start. It checks several messages in a run, but of detached signatures only one,
+//! whose data it reads byte by byte. So a signature and its data are written as a message that gpg takes for the same: the signature
+//! packet, and the data as a literal data packet (RFC 9580, 4.2 and 5.9). gpg reads each from a pipe. The framing is ours: a
+//! signature file counts only where it is one signature packet and nothing else, as what follows a signature is what gpg takes for
+//! its data.
 //!
 //! Only a good signature counts here. What else gpg says, [`Home::verify`] finds out from the detached signature; so it does for
 //! what comes after a bad one, where gpg ends (`--batch`).
 
 use super::status::{self, Signature, State};
-use super::{Home, run};
-use stage::Failure;
+use super::{Home, run_with};
+use rustix::fs::sendfile;
+use rustix::io::retry_on_intr;
+use stage::{Failure, child};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use tempfile::NamedTempFile;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 /// A signature, and what it is of: a regular file that was just opened.
 #[derive(Clone, Copy, Debug)]
@@ -32,43 +35,68 @@ impl Home<'_> {
     ///
     /// When gpg cannot be run.
     pub fn verify_together(&self, all: &[Signed<'_>]) -> Result<Vec<Option<Signature>>, Failure> {
-        let mut messages = Vec::new();
-        for signed in all {
-            // Where no more files can be open, each is checked alone. Of what cannot be read, Home::verify says why.
-            let Ok(mut message) = NamedTempFile::new_in(&self.path) else {
-                messages.push(None);
-                continue;
-            };
-            let is_whole =
-                is_one_signature(signed.signature) && write_message(message.as_file_mut(), *signed).unwrap_or(false);
-            messages.push(is_whole.then_some(message));
-        }
-        // Without files gpg would read stdin.
-        if messages.iter().all(Option::is_none) {
-            return Ok(messages.iter().map(|_| None).collect());
-        }
         let mut command =
             self.command(&["--no-auto-check-trustdb", "--status-fd=1", "--no-armor", "--verify-files", "--"]);
-        command.args(messages.iter().flatten().map(NamedTempFile::path));
-        let out = run(&mut command)?;
+        let (mut paths, mut messages, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+        for signed in all {
+            // Where no more files can be open, each is checked alone. Of what cannot be read, Home::verify says why.
+            let made = Message::of(*signed).zip(io::pipe().ok());
+            paths.push(made.map(|(message, (read, write))| {
+                let path = format!("/proc/self/fd/{}", read.as_raw_fd());
+                command.arg(&path);
+                ends.push(read.into());
+                messages.push((message, File::from(OwnedFd::from(write))));
+                path
+            }));
+        }
+        // Without files gpg would read stdin.
+        if messages.is_empty() {
+            return Ok(all.iter().map(|_| None).collect());
+        }
+        rootfs::hand_on(&mut command, ends);
+        let mut whole = Vec::new();
+        let feed = || whole.extend(messages.into_iter().map(|(message, pipe)| message.write(pipe).unwrap_or(false)));
+        let out = run_with(command, |command| child::output_fed(command, feed))?;
         let text = String::from_utf8_lossy(&out.stdout);
-        let found = |message: NamedTempFile| good(&text, message.path().to_str()?);
-        Ok(messages.into_iter().map(|message| message.and_then(found)).collect())
+        let mut whole = whole.into_iter();
+        let counts = paths.into_iter().map(|path| path.filter(|_| whole.next() == Some(true)));
+        Ok(counts.map(|path| good(&text, &path?)).collect())
     }
 }
 
-/// Writes the message. Returns whether the data is as long as the message says: the file may be written to.
-fn write_message(out: &mut File, Signed { signature, mut data }: Signed<'_>) -> io::Result<bool> {
-    // A binary file without a name and a date.
-    const HEAD: &[u8; 6] = b"b\0\0\0\0\0";
-    let size = data.metadata()?.len();
-    let Some(length) = u32::try_from(size).ok().and_then(|size| size.checked_add(HEAD.len() as u32)) else {
-        return Ok(false);
-    };
-    out.write_all(&[signature, &[0xcb, 0xff], &length.to_be_bytes(), HEAD].concat())?;
-    data.rewind()?;
-    let copied = io::copy(&mut data.take(size + 1), out)?;
-    Ok(copied == size)
+/// A signature and its data as a message.
+struct Message<'a> {
+    /// What goes before the data.
+    head: Vec<u8>,
+    data: &'a File,
+    size: u64,
+}
+
+impl<'a> Message<'a> {
+    /// Returns that of one signature, and of data whose length a message can say.
+    fn of(Signed { signature, data }: Signed<'a>) -> Option<Self> {
+        // A binary file without a name and a date.
+        const LITERAL: &[u8; 6] = b"b\0\0\0\0\0";
+        let size = data.metadata().ok()?.len();
+        let length = u32::try_from(size).ok()?.checked_add(LITERAL.len() as u32)?;
+        let head = [signature, &[0xcb, 0xff], &length.to_be_bytes(), LITERAL].concat();
+        is_one_signature(signature).then_some(Self { head, data, size })
+    }
+
+    /// Writes it. Returns whether the data is as long as it says: the file may be written to.
+    fn write(self, mut out: File) -> io::Result<bool> {
+        let mut data = self.data;
+        data.rewind()?;
+        out.write_all(&self.head)?;
+        let mut left = usize::try_from(self.size).map_err(io::Error::other)?;
+        while left > 0 {
+            match retry_on_intr(|| sendfile(&out, data, None, left))? {
+                0 => return Ok(false),
+                n => left -= n,
+            }
+        }
+        Ok(data.read(&mut [0])? == 0)
+    }
 }
 
 /// Returns whether that is one signature packet, of a length that its head says, and nothing else.
@@ -153,13 +181,21 @@ mod tests {
     fn a_message_is_a_signature_and_a_literal() {
         let (mut data, mut out) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         data.write_all(b"data").unwrap();
-        assert!(write_message(&mut out, Signed { signature: b"S", data: &data }).unwrap());
+        let message = |data| Message::of(Signed { signature: b"\x88\x01S", data });
+        assert!(message(&data).unwrap().write(out.try_clone().unwrap()).unwrap());
         let mut text = Vec::new();
         out.rewind().and_then(|()| out.read_to_end(&mut text)).unwrap();
-        assert_eq!(text, b"S\xcb\xff\0\0\0\x0ab\0\0\0\0\0data");
+        assert_eq!(text, b"\x88\x01S\xcb\xff\0\0\0\x0ab\0\0\0\0\0data");
+        // Of a file that is written to meanwhile.
+        for size in [3, 5] {
+            let message = message(&data).unwrap();
+            data.set_len(size).unwrap();
+            assert!(!message.write(tempfile::tempfile().unwrap()).unwrap());
+            data.set_len(4).unwrap();
+        }
         // What no length of a packet can say.
         data.set_len(u64::from(u32::MAX)).unwrap();
-        assert!(!write_message(&mut out, Signed { signature: b"S", data: &data }).unwrap());
+        assert!(message(&data).is_none());
     }
 
     /// Runs gpg; the agent that it starts ends with it.
@@ -200,12 +236,13 @@ mod tests {
         let alone = home.verify(&one, File::open(dir.path().join("one")).unwrap()).unwrap();
         assert_eq!(found[0].as_slice(), alone);
         assert_eq!(home.verify_together(&all[2..4]).unwrap(), [None, None]);
-        assert_eq!(fs::read_dir(dir.path().join("h")).unwrap().filter(is_ours).count(), 0);
-    }
-
-    /// Returns whether it is a temporary file.
-    fn is_ours(entry: &io::Result<fs::DirEntry>) -> bool {
-        entry.as_ref().unwrap().file_name().to_string_lossy().starts_with(".tmp")
+        // gpg ends at the first, and nobody reads the second, which is more than a pipe holds.
+        let mut long = tempfile::tempfile().unwrap();
+        long.write_all(&vec![0; 1 << 20]).unwrap();
+        let all = [(&one, &second), (&one, &long), (&one, &first)].map(|(signature, data)| Signed { signature, data });
+        assert_eq!(home.verify_together(&all).unwrap(), [None, None, None]);
+        let all = [(&one, &first), (&one, &long)].map(|(signature, data)| Signed { signature, data });
+        assert_eq!(home.verify_together(&all).unwrap().iter().map(Option::is_some).collect::<Vec<_>>(), [true, false]);
     }
 
     #[test]
