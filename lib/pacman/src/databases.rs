@@ -4,6 +4,7 @@
 //! server. So what was fetched is copied to the package cache too, and `--offline` takes it from there.
 
 use crate::records::{SYNC, if_exists};
+use package::digest::sha256_hex;
 use rootfs::Root;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, fchmod, mkdirat, open, openat, renameat, unlinkat};
 use rustix::io::Errno;
@@ -83,6 +84,14 @@ pub(crate) fn kept(cache: &Path, repo: &str) -> Vec<(String, Vec<u8>)> {
         Some((format!("sync/{name}"), stage::file::read_to_limit(file, LIMIT).ok()?))
     };
     files(repo).into_iter().filter_map(read).collect()
+}
+
+/// Returns the SHA-256 of the repositories' databases in the root, in hex; `None` where one cannot be read. From equal ones pacman
+/// takes the same packages.
+#[must_use]
+pub fn hashes(root: &Root, repos: &[String]) -> Option<Vec<String>> {
+    let hash = |repo: &String| root.read(&format!("{SYNC}/{repo}.db"), LIMIT).map(sha256_hex).ok();
+    repos.iter().map(hash).collect()
 }
 
 /// Writes the database of a repository that is made here into the root, where pacman reads it.

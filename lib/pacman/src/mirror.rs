@@ -22,6 +22,12 @@ use std::path::Path;
 pub struct Cached(BTreeSet<OsString>);
 
 impl Cached {
+    /// Returns whether the name of a file in it begins so.
+    #[must_use]
+    pub fn has_prefix(&self, prefix: &str) -> bool {
+        self.0.iter().any(|name| name.as_encoded_bytes().starts_with(prefix.as_bytes()))
+    }
+
     /// Leaves these files and their signatures out: no server has them.
     #[must_use]
     pub fn without(mut self, files: &[String]) -> Self {

@@ -6,7 +6,7 @@
 
 use crate::occupants::proc::look_at;
 use crate::{hold, identity, kernel};
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2, statat};
 use rustix::io::Errno;
 use stage::members::Identity;
 use stage::{Code, Document, Doing, Failure, quote};
@@ -207,6 +207,63 @@ pub fn open_within(root: BorrowedFd<'_>, path: impl rustix::path::Arg, flags: OF
     openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), within)
 }
 
+/// Files that are looked at one after the other as by [`open_within`], none of them through a link at its own name. Where several
+/// in a row are in one directory, as a package lists them, that is resolved once.
+#[derive(Debug)]
+pub struct Siblings<'a> {
+    root: BorrowedFd<'a>,
+    /// The directory of the last one, and its path.
+    directory: Option<(Vec<u8>, OwnedFd)>,
+}
+
+impl<'a> Siblings<'a> {
+    /// Returns one that has no directory open yet.
+    #[must_use]
+    pub fn new(root: BorrowedFd<'a>) -> Self {
+        Self { root, directory: None }
+    }
+
+    /// Opens the file at a path that is relative to the root.
+    ///
+    /// # Errors
+    ///
+    /// The system call's.
+    pub fn open(&mut self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match self.parent(path)? {
+            Some((directory, name)) => openat(directory, name, flags, Mode::empty()),
+            None => open_within(self.root, path, flags),
+        }
+    }
+
+    /// Returns what the file at a path is.
+    ///
+    /// # Errors
+    ///
+    /// As [`Siblings::open`].
+    pub fn stat(&mut self, path: &[u8]) -> Result<Stat, Errno> {
+        match self.parent(path)? {
+            Some((directory, name)) => statat(directory, name, AtFlags::SYMLINK_NOFOLLOW),
+            None => open_within(self.root, path, OFlags::PATH | OFlags::NOFOLLOW).and_then(fstat),
+        }
+    }
+
+    /// Returns the directory of a file, and its name there; `None` where a path has no such name.
+    fn parent<'p>(&mut self, path: &'p [u8]) -> Result<Option<(&OwnedFd, &'p [u8])>, Errno> {
+        let slash = path.iter().rposition(|byte| *byte == b'/').filter(|slash| *slash > 0);
+        let split = slash.map(|slash| (&path[..slash], &path[slash + 1..]));
+        let Some((parent, name)) = split.filter(|(_, name)| !matches!(*name, b"" | b"." | b"..")) else {
+            return Ok(None);
+        };
+        let (at, directory) = match self.directory.take().filter(|(at, _)| at == parent) {
+            Some(opened) => opened,
+            None => (parent.to_vec(), open_within(self.root, parent, OFlags::PATH | OFlags::DIRECTORY)?),
+        };
+        let (_, directory) = self.directory.insert((at, directory));
+        Ok(Some((directory, name)))
+    }
+}
+
 /// Reads a regular file below `root`; see [`Root::read`].
 ///
 /// # Errors
@@ -237,4 +294,60 @@ fn read_regular(file: OwnedFd, limit: u64) -> Result<Vec<u8>, Errno> {
         std::io::ErrorKind::FileTooLarge => Errno::FBIG,
         _ => Errno::from_io_error(&e).unwrap_or(Errno::IO),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn siblings_are_what_their_paths_lead_to() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        for file in ["top", "a/x", "a/b/x", "a/b/y"] {
+            fs::write(dir.path().join(file), "").unwrap();
+        }
+        for (target, link) in [("a/b", "l"), ("/a", "a/b/up"), ("../..", "a/b/out"), ("/etc", "etc"), ("l2", "l2")] {
+            symlink(target, dir.path().join(link)).unwrap();
+        }
+        let root = Root::open(&dir.path().canonicalize().unwrap()).unwrap();
+        let mut siblings = Siblings::new(root.as_fd());
+        let ino = |file: Result<OwnedFd, Errno>| file.and_then(fstat).map(|stat| stat.st_ino);
+        for path in [
+            "top",
+            "a",
+            "a/x",
+            "a/b",
+            "a/b/x",
+            "a/b/y",
+            "a/b/none",
+            "a/b/.",
+            "a/b/..",
+            "a/b/../x",
+            "a/b/x/z",
+            "a/b/x",
+            "l/x",
+            "l",
+            "a/b/up",
+            "a/b/up/x",
+            "a/b/out",
+            "a/b/out/a/x",
+            "a/b/out/../top",
+            "etc",
+            "etc/passwd",
+            "l2/x",
+            "none/x",
+            "/a/x",
+            "/top",
+            "a/b/",
+            "..",
+            "",
+        ] {
+            let expected = ino(open_within(root.as_fd(), path, OFlags::PATH | OFlags::NOFOLLOW));
+            assert_eq!(siblings.stat(path.as_bytes()).map(|stat| stat.st_ino), expected, "{path}");
+            assert_eq!(ino(siblings.open(path.as_bytes(), OFlags::PATH)), expected, "{path}");
+        }
+    }
 }

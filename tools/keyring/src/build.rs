@@ -32,7 +32,8 @@ const OWN_KEY: &str = "Key-Type: EDDSA\n\
     %commit\n";
 
 /// The agent's configuration: gpg starts it, and it ends with the namespaces.
-const AGENT_CONF: &str = "disable-scdaemon\nallow-loopback-pinentry\npinentry-program /bin/false\n";
+const AGENT_CONF: &str =
+    "disable-scdaemon\nallow-loopback-pinentry\npinentry-program /bin/false\ndisable-check-own-socket\n";
 
 /// Owner trust as gpg's trust database has it (g10/trustdb.h): marginal, and the flag of a disabled key. edit-key's
 /// `disable` sets that for one key; importing owner trust sets it for all at once.

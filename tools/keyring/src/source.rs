@@ -8,14 +8,14 @@ use package::pkginfo;
 use pacman::conf::Conf;
 use pacman::operation::Refresh;
 use pacman::publishers::Vouchers;
-use pacman::{Operation, Pacman, Planned, cache_lock, records, signature_pair};
+use pacman::{Operation, Pacman, Planned, cache_lock, databases, records, signature_pair};
 use rootfs::Root;
 use rustix::io::Errno;
 use stage::members::{self, Config};
 use stage::{Code, Context, Doing, Failure, quote};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Where a keyring package puts its files.
 const DIRECTORY: &str = "usr/share/pacman/keyrings";
@@ -53,10 +53,18 @@ pub(crate) fn read_installed(root: &Root, name: &str) -> Result<Option<RingFiles
 pub(crate) struct Fetched {
     wanted: Wanted,
     names: Vec<String>,
-    cache: PathBuf,
-    /// The archives that pacman took.
-    planned: Vec<Planned>,
+    taken: Taken,
     pub(crate) files: Vec<RingFiles>,
+}
+
+/// Archives that pacman took.
+#[derive(Debug)]
+struct Taken {
+    /// Its cache.
+    cache: PathBuf,
+    planned: Vec<Planned>,
+    /// By which databases, where that is known.
+    databases: Option<Vec<String>>,
 }
 
 /// Downloads the keyring packages with pacman, and extracts the rings.
@@ -68,21 +76,22 @@ pub(crate) struct Fetched {
 ///
 /// When pacman fails, or a ring is in none of the packages.
 pub(crate) fn download(session: Session<'_>, wanted: &Wanted, names: Vec<String>) -> Result<Fetched, Failure> {
-    let (cache, planned) = pacman(session, false, wanted)?;
-    let mut fetched = Fetched { wanted: wanted.clone(), names, cache, planned, files: Vec::new() };
-    let files = fetched.read(&fetched.planned);
+    let taken = pacman(session, wanted, None)?;
+    let mut fetched = Fetched { wanted: wanted.clone(), names, taken, files: Vec::new() };
+    let files = fetched.read(&fetched.taken);
     fetched.files = files.inspect_err(|_| fetched.remove(session.context))?;
     Ok(fetched)
 }
 
-/// Has pacman fetch the keyring packages, and verify them by the home of `inside` where `verifies` says so. Returns where its
-/// cache is, and what it took: which repository a package comes from is pacman's to decide, by the order of the configuration;
-/// but where there are overlays, a publisher's keyring comes from its own repositories.
-fn pacman(session: Session<'_>, verifies: bool, wanted: &Wanted) -> Result<(PathBuf, Vec<Planned>), Failure> {
+/// Has pacman fetch the keyring packages, or verify those of `before` by the home of `inside`. Returns what it took: which
+/// repository a package comes from is pacman's to decide, by the order of the configuration; but where there are overlays, a
+/// publisher's keyring comes from its own repositories.
+fn pacman(session: Session<'_>, wanted: &Wanted, before: Option<&Taken>) -> Result<Taken, Failure> {
     let Session { context, document, inside, offline, .. } = session;
     let program: members::Pacman = document.need()?;
     let config: Config = document.need()?;
     program.check()?;
+    let verifies = before.is_some();
     let config_file = if verifies { config.strict } else { config.loose };
     let pacman = Pacman {
         context,
@@ -108,8 +117,12 @@ fn pacman(session: Session<'_>, verifies: bool, wanted: &Wanted) -> Result<(Path
     } else {
         pacman.download(operation, packages)?;
     }
-    let planned = pacman.preview(operation, packages)?;
-    Ok((config.cache.clone(), planned))
+    let databases = databases::hashes(inside.root(), &pacman.repos);
+    let planned = match before.filter(|before| databases.is_some() && before.databases == databases) {
+        Some(before) => before.planned.clone(),
+        None => pacman.preview(operation, packages)?,
+    };
+    Ok(Taken { cache: config.cache.clone(), planned, databases })
 }
 
 /// Returns a publisher's keyring packages as pacman takes them.
@@ -145,9 +158,9 @@ impl Fetched {
         // With -y again: where databases must be signed, their signatures have not been downloaded yet.
         let packages = &self.wanted.packages;
         let hint = "it is not as its distribution signed it: try another mirror, with mkconf --server URL";
-        let (_, planned) = pacman(session, true, &self.wanted)
+        let taken = pacman(session, &self.wanted, Some(&self.taken))
             .map_err(|f| if f.code == Code::NotVerified { f.hint(hint) } else { f })?;
-        if self.read(&planned)? != self.files {
+        if self.read(&taken)? != self.files {
             let message = format!("reading {}: the mirror has another one than a moment ago", packages.join(", "));
             return Err(Failure::new(Code::NotVerified, message).hint("try again"));
         }
@@ -157,24 +170,24 @@ impl Fetched {
         }
         let keyring = members::Keyring { publishers: publishers.to_vec(), ..members::Keyring::default() };
         let vouchers = Vouchers::of(&config, Some(&keyring))?;
-        vouchers.check(session.inside, &config, &planned)
+        vouchers.check(session.inside, &config, &taken.planned)
     }
 
     /// Removes the archives from the cache, which other roots use too.
     pub(crate) fn remove(&self, context: &Context) {
-        for planned in &self.planned {
-            if let Err(failure) = signature_pair::remove(&self.cache, &planned.file) {
+        for planned in &self.taken.planned {
+            if let Err(failure) = signature_pair::remove(&self.taken.cache, &planned.file) {
                 context.warn(failure);
             }
         }
     }
 
     /// Reads the rings in the archives. The first package that has one counts.
-    fn read(&self, planned: &[Planned]) -> Result<Vec<RingFiles>, Failure> {
+    fn read(&self, taken: &Taken) -> Result<Vec<RingFiles>, Failure> {
         let mut rings: Vec<RingFiles> = Vec::new();
         let mut missing: Vec<&str> = self.names.iter().map(String::as_str).collect();
         for package in &self.wanted.packages {
-            rings.extend(read_archive(planned, &self.cache, package, &missing)?);
+            rings.extend(read_archive(taken, package, &missing)?);
             missing.retain(|name| rings.iter().all(|ring| ring.name != *name));
         }
         if let Some(name) = missing.first() {
@@ -188,7 +201,8 @@ impl Fetched {
 }
 
 /// Reads the rings in the archive that pacman took. pacman has compared its hash with the database's.
-fn read_archive(planned: &[Planned], cache: &Path, package: &str, names: &[&str]) -> Result<Vec<RingFiles>, Failure> {
+fn read_archive(taken: &Taken, package: &str, names: &[&str]) -> Result<Vec<RingFiles>, Failure> {
+    let Taken { cache, planned, .. } = taken;
     let Some(planned) = planned.iter().find(|planned| planned.name == package) else {
         let message = format!("looking for the package '{package}' in {}: pacman did not put it there", quote(cache));
         return Err(Failure::new(Code::NotFound, message));

@@ -10,6 +10,7 @@
 use crate::database;
 use package::db::Entry;
 use pacman::conf::{Conf, Signatures, changed};
+use pacman::operation::Refresh;
 use pacman::scratch::Scratch;
 use pacman::{Cached, Operation, Pacman, Planned};
 use stage::{Code, Doing, Failure, quote};
@@ -68,6 +69,21 @@ impl Download<'_> {
         self.preview(targets)
     }
 
+    /// Returns what is to be installed where the cache has all of it: a pacman that is to download it would only compare hashes, as
+    /// the one that installs does. `None` where there is something to download.
+    fn all_cached(&self, targets: &[String]) -> Result<Option<Vec<Planned>>, Failure> {
+        // It costs a cold cache nothing.
+        if !targets.iter().all(|target| is_likely_in(&self.before, target)) {
+            return Ok(None);
+        }
+        if self.operation.refresh != Refresh::No {
+            self.pacman.refresh()?;
+        }
+        let planned = self.preview(targets)?;
+        let is_there = |planned: &Planned| planned.download == 0 && self.pacman.cache.join(&planned.file).is_file();
+        Ok(Some(planned).filter(|planned| !planned.is_empty() && planned.iter().all(is_there)))
+    }
+
     /// Does that; `None` where it takes a download that verifies.
     fn quick(&self, scratch: &Scratch, targets: &[String]) -> Result<Option<Vec<Planned>>, Failure> {
         let pacman = self.pacman;
@@ -75,10 +91,11 @@ impl Download<'_> {
         let packages = changed(&strict, &[("SigLevel", &database::without_packages)]);
         scratch.make(&[("packages.conf".to_owned(), packages.into_bytes())])?;
         let config = scratch.path().join("packages.conf");
-        if !pacman.download_unverified(&config, self.operation, targets)? {
-            return Ok(None);
-        }
-        let planned = self.preview(targets)?;
+        let planned = match self.all_cached(targets)? {
+            Some(planned) => planned,
+            None if pacman.download_unverified(&config, self.operation, targets)? => self.preview(targets)?,
+            None => return Ok(None),
+        };
         let conf = Conf::read(&pacman.config)?;
         let levels = planned.iter().map(|planned| conf.signatures(&planned.repo));
         // Which of them have a signature only a server knows.
@@ -108,6 +125,12 @@ impl Download<'_> {
         let done = pacman.download_quietly(&scratch.path().join("signatures.conf"), &targets)?;
         Ok(done.then_some(planned))
     }
+}
+
+/// Returns whether the cache has an archive that may be this target's.
+fn is_likely_in(cached: &Cached, target: &str) -> bool {
+    let name = target.rsplit('/').next().unwrap_or(target);
+    cached.has_prefix(&format!("{name}-"))
 }
 
 /// Returns the entry of a database whose file is a package's signature.

@@ -18,9 +18,8 @@ use pacman::conf::NoExtract;
 use pacman::records::{self, LOCAL};
 use pacman::{OutputEvent, and_more, lock};
 use rootfs::plan::Owner;
-use rootfs::root::open_within;
+use rootfs::root::Siblings;
 use rootfs::{Place, Root};
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 use stage::{Code, Context, Doing, Failure, message, quote};
 use std::collections::BTreeMap;
@@ -127,13 +126,14 @@ fn missing(root: &Root, record: &str, covered: &[&str], patterns: &NoExtract) ->
     let text = root.read(&list, LIMIT).doing(Code::Os, || format!("reading {}", quote(root.path().join(&list))))?;
     let files = localdb::paths(&text);
     let mut missing = Missing { of: files.len(), paths: Vec::new() };
+    let mut siblings = Siblings::new(root.as_fd());
     for file in files {
         let path = file.strip_suffix(b"/").unwrap_or(file);
         if is_covered(path, covered) || patterns.has(file) {
             continue;
         }
         // A package may have `lib/x` where the root has a link `lib`: it is followed, and leads no further than the root.
-        match open_within(root.as_fd(), path, OFlags::PATH | OFlags::NOFOLLOW) {
+        match siblings.stat(path) {
             Ok(_) => {}
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
                 let path = String::from_utf8_lossy(file).into_owned();

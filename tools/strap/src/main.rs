@@ -162,10 +162,12 @@ impl Strap {
         }
         // A dependency is there by now. What nobody asked for any more is installed all the same: its files, which no package
         // would own, would conflict with the next package that has them.
-        let (installed, _) = records::installed(root)?;
-        let there: BTreeSet<&String> = installed.iter().map(|one| &one.package.name).collect();
-        let absent: Vec<_> = lost.iter().filter(|name| !there.contains(name)).cloned().collect();
-        installer.transact(&Targets::Dependencies(absent), true)?;
+        if !lost.is_empty() {
+            let (installed, _) = records::installed(root)?;
+            let there: BTreeSet<&String> = installed.iter().map(|one| &one.package.name).collect();
+            let absent: Vec<_> = lost.iter().filter(|name| !there.contains(name)).cloned().collect();
+            installer.transact(&Targets::Dependencies(absent), true)?;
+        }
         let explicit = lost.intersection(&asked).cloned().collect();
         installer.mark_explicit(explicit, if self.asdeps { &[] } else { &asked_for })?;
         installer.remove(&self.remove)

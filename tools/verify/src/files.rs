@@ -13,9 +13,9 @@ use package::digest::{PIECE, Sha256Reader, sha256_hex};
 use package::mtree::{Entry, Kind};
 use pacman::conf::NoExtract;
 use rootfs::plan::Owner;
-use rootfs::root::open_within;
+use rootfs::root::Siblings;
 use rootfs::{Mount, Root};
-use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, fstatfs, openat, readlinkat};
+use rustix::fs::{FileType, OFlags, Stat, fstatfs, readlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use stage::members::{ChangedFile as Change, TreeFile};
@@ -140,12 +140,13 @@ pub(crate) fn compare(root: &Root, entries: &[Entry], backup: &BTreeSet<String>,
     let mut compared = Compared::default();
     let files = &mut compared.files;
     let mut buffer = vec![0; PIECE];
+    let mut siblings = Siblings::new(root.as_fd());
     for entry in entries {
         let path: Cow<'_, str> = String::from_utf8_lossy(&entry.path);
         if rules.skips(&path) {
             continue;
         }
-        let found = match compare_file(root, entry, &mut buffer) {
+        let found = match compare_file(&mut siblings, entry, &mut buffer) {
             Ok(found) => found,
             Err(e) if is_absent(e) => {
                 // libalpm has a slash at the end of a directory, so `usr/share/doc/*` is that of itself too.
@@ -321,13 +322,9 @@ fn differences(is: &State, expected: &State) -> Vec<&'static str> {
 type Difference = (Option<&'static str>, Option<(State, State)>);
 
 /// Compares a file with its mtree.
-fn compare_file(root: &Root, entry: &Entry, buffer: &mut [u8]) -> Result<Difference, Errno> {
-    let open = |flags: OFlags| -> Result<OwnedFd, Errno> {
-        let path: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(&entry.path);
-        open_within(root.as_fd(), path, flags | OFlags::NOFOLLOW)
-    };
-    let here = open(OFlags::PATH)?;
-    let stat = fstat(&here)?;
+fn compare_file(siblings: &mut Siblings<'_>, entry: &Entry, buffer: &mut [u8]) -> Result<Difference, Errno> {
+    let stat = siblings.stat(&entry.path)?;
+    let mut open = |flags| siblings.open(&entry.path, flags);
     let kind = match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => Kind::File,
         FileType::Directory => Kind::Directory,
@@ -350,7 +347,7 @@ fn compare_file(root: &Root, entry: &Entry, buffer: &mut [u8]) -> Result<Differe
     match kind {
         Kind::Link => {
             if let Some(link) = &entry.link
-                && readlinkat(&here, "", Vec::new())?.as_bytes() != link
+                && readlinkat(&open(OFlags::PATH)?, "", Vec::new())?.as_bytes() != link
             {
                 content = Some("target");
             }
@@ -361,7 +358,7 @@ fn compare_file(root: &Root, entry: &Entry, buffer: &mut [u8]) -> Result<Differe
             content = compare_content(file, entry, &stat, buffer)?;
         }
         Kind::Directory => {
-            match openat(&here, ".", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+            match open(OFlags::RDONLY | OFlags::DIRECTORY) {
                 Ok(directory) => {
                     is.acl = Acl::read(&directory, acl::ACCESS)?;
                     is.default_acl = Acl::read(&directory, acl::DEFAULT)?;
@@ -373,7 +370,7 @@ fn compare_file(root: &Root, entry: &Entry, buffer: &mut [u8]) -> Result<Differe
         }
         Kind::Other => {}
     }
-    let same = is == expected || has_no_owners(&here);
+    let same = is == expected || has_no_owners(&open(OFlags::PATH)?);
     Ok((content, (!same).then_some((is, expected))))
 }
 
