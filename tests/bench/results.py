@@ -23,7 +23,8 @@ def row(cell, run):
     """The figures of a cell, in seconds and bytes."""
     median, cpu = statistics.median(cell.wall), statistics.median(cell.cpu)
     return {**dict(zip(KEY, cell.key())), "runs": len(cell.wall), "median": round(median, 4), "shortest": round(min(cell.wall), 4),
-            "longest": round(max(cell.wall), 4), "cpu": round(cpu, 4), "peak": max(cell.peak), "bytes": cell.bytes, "run": run}
+            "longest": round(max(cell.wall), 4), "cpu": round(cpu, 4), "peak": max(cell.peak), "bytes": cell.bytes, "run": run,
+            "walls": [round(wall, 4) for wall in cell.wall], "cpus": [round(cpu, 4) for cpu in cell.cpu]}
 
 
 def last():
@@ -61,34 +62,53 @@ def table(rows, before):
     return "\n".join(lines) + "\n"
 
 
-def compared(how, ours, theirs):
-    """What a bar is about, as a number and as text."""
-    if how == "ratio":
-        return ours / theirs, f"{ours / theirs:.2f} ×"
-    if how == "ms more each":
-        # Of a hundred runs.
-        return (ours - theirs) * 10, f"{(ours - theirs) * 10:.2f} {how}"
-    return (ours / (1 << 20), f"{ours / (1 << 20):.0f} MiB") if how == "MiB" else (ours, f"{ours:.3f} s")
+def shown(how, value):
+    digits = {"ratio": 2, "ms more each": 2, "MiB": 0, "s": 3}[how]
+    return f"{value:.{digits}f}"
 
 
-def bars(rows):
-    """The bars: what each is now, and whether it is met. Two rows are compared only where one run measured both."""
-    found = {key(row): row for row in rows}
-    at = lambda name, arch: found.get((name, arch, "root", "warm", "tmpfs"))
-    lines = ["| | arch | compared with | is | bar | | by user + sys |", "|---|---|---|---|---|---|---|"]
+UNITS = {"ratio": " ×"}
+
+
+def compared(how, what, ours, theirs):
+    """What a bar is about, round by round: what the machine does besides falls on both rows of a round."""
+    if what == "peak":
+        return [ours["peak"] / (1 << 20)]
+    own = ours.get(what + "s", [])
+    if how == "s":
+        return own
+    pairs = zip(own, theirs.get(what + "s", []))
+    # A row of a hundred runs.
+    return [a / b if how == "ratio" else (a - b) * 10 for a, b in pairs]
+
+
+def bars(rows, before):
+    """The bars: what each is now, the median of the rounds with the least and the most, whether that is met, and what it was in the
+    run that was kept before. Two rows are compared only where one run measured both."""
+    found, kept = ({key(row): row for row in some} for some in (rows, before))
+    lines = ["| | arch | compared with | is (of the rounds) | bar | | before | by user + sys |", "|---|---|---|---|---|---|---|---|"]
     for name, arch, what, other, how, most in BARS:
-        ours, theirs = at(name, arch), other and at(other, arch)
-        against = f"{other}" if other else ""
-        wanted = f"≤ {most:.2f} ×" if how == "ratio" else f"≤ {most} {how}"
-        if not ours or (other and not theirs) or (theirs and theirs["run"] != ours["run"]):
-            lines.append(f"| {name} | {arch} | {against} | | {wanted} | not measured | |")
+        def values(of, what):
+            at = lambda name: of.get((name, arch, "root", "warm", "tmpfs"))
+            ours, theirs = at(name), other and at(other)
+            if not ours or (other and (not theirs or theirs["run"] != ours["run"])):
+                return []
+            return compared(how, what, ours, theirs)
+        what = "wall" if what == "median" else what
+        now, was = values(found, what), values(kept, what)
+        peak, unit = " (peak)" if what == "peak" else "", UNITS.get(how, " " + how)
+        start = f"| {name}{peak} | {arch} | {other or ''} |"
+        wanted = f"≤ {shown(how, most) if how == 'ratio' else most}{unit}"
+        if not now:
+            lines.append(f"{start} | {wanted} | not measured | | |")
             continue
-        compare = lambda what: compared(how, ours[what], theirs[what] if theirs else 0)
-        value, shown = compare(what)
+        value = statistics.median(now)
+        spread = f" ({shown(how, min(now))} to {shown(how, max(now))}, {len(now)})" if len(now) > 1 else ""
+        earlier = f"{shown(how, statistics.median(was))}{unit}" if was and was != now else ""
         # What other programs of the machine do, does not change that much.
-        cpu = compare("cpu")[1] if what == "median" else ""
-        peak = " (peak)" if what == "peak" else ""
-        lines.append(f"| {name}{peak} | {arch} | {against} | {shown} | {wanted} | {'met' if value <= most else '**not met**'} | {cpu} |")
+        cpu = f"{shown(how, statistics.median(values(found, 'cpu')))}{unit}" if what == "wall" else ""
+        met = "met" if value <= most else "**not met**"
+        lines.append(f"{start} {shown(how, value)}{unit}{spread} | {wanted} | {met} | {earlier} | {cpu} |")
     return "\n".join(lines) + "\n"
 
 
@@ -148,7 +168,7 @@ def keep(rows, before, stages, command, machine):
     programs = ", ".join(f"{name} {version}" for name, version in machine["programs"].items() if version)
     where = (f"{machine['cpus']} × {machine['model']}, {machine['memory']} MiB, Linux {machine['kernel']}, load {machine['load']} at the "
              f"start; {programs}.")
-    text = f"# {day}, `{command}`, {commit}\n\n{where}\n\n## Bars\n\n{bars(rows)}\n## Rows\n\n{table(rows, before)}"
+    text = f"# {day}, `{command}`, {commit}\n\n{where}\n\n## Bars\n\n{bars(rows, before)}\n## Rows\n\n{table(rows, before)}"
     text += "".join(f"\n## Where the time goes: {arch}\n\n{lines}" for arch, lines in stages.items())
     kept = {"date": day, "commit": commit, "command": command, "host": machine, "results": rows, "stages": stages}
     content = {"json": json.dumps(kept, indent=1, ensure_ascii=False) + "\n", "md": text, "svg": chart(rows)}

@@ -284,7 +284,7 @@ fn what_is_no_document_is_refused_first() {
         (
             "a later error that is none",
             b"{\"strapline\":1,\"error\":{\"exit\":75,\"also\":[{\"exit\":69},5]}}",
-            "\"error.also[1]\": invalid type: number, expected an object".into(),
+            "\"error.also[1]\": invalid type: integer `5`, expected an object".into(),
         ),
         ("17 MiB", huge.as_bytes(), "is longer than 16777216 bytes".into()),
     ];

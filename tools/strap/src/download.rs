@@ -5,7 +5,7 @@
 //! (libalpm's sync.c, 6.0 to 7.1), and the one that installs would then fetch each package again. So they are downloaded as files of
 //! a repository, by databases that name them.
 //!
-//! Where anything differs from that, a download that verifies decides.
+//! Where anything differs from that, a download that verifies decides. Where the cache has all packages, there is none.
 
 use crate::database;
 use package::db::Entry;
@@ -69,8 +69,8 @@ impl Download<'_> {
         self.preview(targets)
     }
 
-    /// Returns what is to be installed where the cache has all of it: a pacman that is to download it would only compare hashes, as
-    /// the one that installs does. `None` where there is something to download.
+    /// Returns what is to be installed where the cache has all of it, or nothing is. A pacman that is to download it would only compare
+    /// hashes, as the one that installs does. `None` where there is something to download.
     fn all_cached(&self, targets: &[String]) -> Result<Option<Vec<Planned>>, Failure> {
         // It costs a cold cache nothing.
         if !targets.iter().all(|target| is_likely_in(&self.before, target)) {
@@ -79,9 +79,10 @@ impl Download<'_> {
         if self.operation.refresh != Refresh::No {
             self.pacman.refresh()?;
         }
-        let planned = self.preview(targets)?;
+        // What pacman cannot do, the download reports.
+        let Ok(planned) = self.pacman.resolve(self.operation, targets) else { return Ok(None) };
         let is_there = |planned: &Planned| planned.download == 0 && self.pacman.cache.join(&planned.file).is_file();
-        Ok(Some(planned).filter(|planned| !planned.is_empty() && planned.iter().all(is_there)))
+        Ok(planned.iter().all(is_there).then_some(planned))
     }
 
     /// Does that; `None` where it takes a download that verifies.

@@ -2,7 +2,7 @@
 //!
 //! pacman runs twice, to download and to install: a pacman that still holds its downloads open when it runs scriptlets can hang
 //! for ever (7.x with curl 8.20 and later), and what is downloaded once need not be downloaded again. The one that installs
-//! verifies the packages.
+//! verifies the packages. Where the cache has all of them, only databases are downloaded.
 //!
 //! pacman exits 0 when every scriptlet failed. So what it prints and what it logs is read, and a scriptlet or hook that
 //! failed, or never ran, is a failure of ours, with the package's name.
