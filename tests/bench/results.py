@@ -89,15 +89,15 @@ def bars(rows, before):
     lines = ["| | arch | compared with | is (of the rounds) | bar | | before | by user + sys |", "|---|---|---|---|---|---|---|---|"]
     for name, arch, what, other, how, most in BARS:
         def values(of, what):
-            at = lambda name: of.get((name, arch, "root", "warm", "tmpfs"))
-            ours, theirs = at(name), other and at(other)
+            at = lambda name, who: of.get((name, arch, who, "warm", "tmpfs"))
+            ours, theirs = at(name, "user" if name == other else "root"), other and at(other, "root")
             if not ours or (other and (not theirs or theirs["run"] != ours["run"])):
                 return []
             return compared(how, what, ours, theirs)
         what = "wall" if what == "median" else what
         now, was = values(found, what), values(kept, what)
         peak, unit = " (peak)" if what == "peak" else "", UNITS.get(how, " " + how)
-        start = f"| {name}{peak} | {arch} | {other or ''} |"
+        start = f"| {name}{peak}{', as a user' if name == other else ''} | {arch} | {other or ''} |"
         wanted = f"≤ {shown(how, most) if how == 'ratio' else most}{unit}"
         if not now:
             lines.append(f"{start} | {wanted} | not measured | | |")
