@@ -2,10 +2,12 @@
 //! the user runs gpg.
 
 use super::{Gpg, failure, run};
-use stage::{Code, Failure, child};
+use stage::{Code, Doing, Failure, child};
 use std::fs::File;
+use std::io::Seek;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A key that signs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,19 +52,41 @@ impl Signer {
     /// # Errors
     ///
     /// When gpg does not make one.
-    pub fn sign(&self, data: File) -> Result<Vec<u8>, Failure> {
+    pub fn sign(&self, mut data: File) -> Result<Vec<u8>, Failure> {
+        let begin = now();
+        let signature = self.sign_once(&data)?;
+        // gpg stops its clock at any second but the present one (gnupg_set_time). That has passed now.
+        let signature = match self.time {
+            Some(time) if begin <= time && time < now() => {
+                data.rewind().doing(Code::Os, || "reading once more what is signed")?;
+                self.sign_once(&data)?
+            }
+            _ => signature,
+        };
+        // The first bit of every OpenPGP packet is set (RFC 9580, 4.2).
+        match signature.first() {
+            Some(byte) if byte & 0x80 != 0 => Ok(signature),
+            _ => Err(failure(&self.doing(), "it wrote no signature")),
+        }
+    }
+
+    fn sign_once(&self, data: &File) -> Result<Vec<u8>, Failure> {
         let mut command = self.command();
         if let Some(time) = self.time {
             command.arg(format!("--faked-system-time={time}!"));
         }
         // Whatever the user's configuration says.
         command.args(["--no-armor", "--no-textmode", "--output=-", "--local-user", &self.key, "--detach-sign"]);
-        let doing = format!("signing with {}", self.key);
-        let signature = run(command.stdin(data))?.succeeded(&doing)?;
-        // The first bit of every OpenPGP packet is set (RFC 9580, 4.2).
-        match signature.first() {
-            Some(byte) if byte & 0x80 != 0 => Ok(signature),
-            _ => Err(failure(&doing, "it wrote no signature")),
-        }
+        command.stdin(data.try_clone().doing(Code::Os, || self.doing())?);
+        run(&mut command)?.succeeded(&self.doing())
     }
+
+    fn doing(&self) -> String {
+        format!("signing with {}", self.key)
+    }
+}
+
+/// Returns the time in seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
