@@ -7,7 +7,6 @@ use std::fs::File;
 use std::io::Seek;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A key that signs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,16 +52,12 @@ impl Signer {
     ///
     /// When gpg does not make one.
     pub fn sign(&self, mut data: File) -> Result<Vec<u8>, Failure> {
-        let begin = now();
-        let signature = self.sign_once(&data)?;
-        // gpg stops its clock at any second but the present one (gnupg_set_time). That has passed now.
-        let signature = match self.time {
-            Some(time) if begin <= time && time < now() => {
-                data.rewind().doing(Code::Os, || "reading once more what is signed")?;
-                self.sign_once(&data)?
-            }
-            _ => signature,
-        };
+        let mut signature = self.sign_once(&data)?;
+        // gpg stops its clock at any second but the present one (gnupg_set_time), which has passed where that went wrong.
+        if self.time.is_some_and(|time| !is_of(&signature, time)) {
+            data.rewind().doing(Code::Os, || "reading once more what is signed")?;
+            signature = self.sign_once(&data)?;
+        }
         // The first bit of every OpenPGP packet is set (RFC 9580, 4.2).
         match signature.first() {
             Some(byte) if byte & 0x80 != 0 => Ok(signature),
@@ -86,7 +81,24 @@ impl Signer {
     }
 }
 
-/// Returns the time in seconds since 1970.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+/// Returns whether a signature says that it was made at this time, in seconds since 1970: a subpacket of five octets, the second one's
+/// type 2 (RFC 9580, 5.2.3.11).
+fn is_of(signature: &[u8], time: u64) -> bool {
+    let time = u32::try_from(time).unwrap_or(u32::MAX).to_be_bytes();
+    let subpacket = [&[5, 2][..], &time].concat();
+    signature.windows(subpacket.len()).any(|bytes| bytes == subpacket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_a_signature() {
+        // The beginning of one of gpg 2.2.40.
+        let signature = b"\x88\x75\x04\x00\x16\x08\x00\x1d\x16\x21\x04\x18\x70\x1b\x3c\xca\x5e\xf4\x78\xa4\x00\x5a\xf0\xec\x8f\xa0\xc3\x64\
+            \x87\xd2\x72\x05\x02\x6b\x0d\xae\x91\x00\x0a\x09\x10\xec\x8f\xa0\xc3\x64\x87\xd2\x72";
+        assert!(is_of(signature, 1_796_058_769));
+        assert!(!is_of(signature, 1_796_058_768));
+    }
 }
