@@ -35,4 +35,4 @@ pub use plan::Mount;
 pub use root::Root;
 pub use session::{Ended, Inside, Job, Place};
 pub use stage::members::IdMap;
-pub use sys::{die_with_us, hand_on, resolve_without_modules, seal_descriptors};
+pub use sys::{die_with_us, inherit, resolve_without_modules, seal_descriptors};

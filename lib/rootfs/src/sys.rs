@@ -72,7 +72,7 @@ pub fn die_with_us(command: &mut std::process::Command) {
 
 /// Has the program that this command starts inherit these files, under the numbers that they have here. They are closed with the
 /// command. To be called before [`die_with_us`].
-pub fn hand_on(command: &mut std::process::Command, files: Vec<OwnedFd>) {
+pub fn inherit(command: &mut std::process::Command, files: Vec<OwnedFd>) {
     use std::os::unix::process::CommandExt;
     let before_exec =
         move || files.iter().try_for_each(|file| Ok(rustix::io::fcntl_setfd(file, rustix::io::FdFlags::empty())?));

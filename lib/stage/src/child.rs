@@ -55,7 +55,7 @@ pub fn output(command: &mut Command) -> Result<Output, Failure> {
 }
 
 /// Runs a program as [`output`] does, while another thread runs `feed`. The command is dropped when the program has begun, so that
-/// of pipes that it hands on only the program has that end: what `feed` writes to them fails when the program has ended.
+/// only the program holds the ends of pipes that it inherits: what `feed` writes to them fails when the program has ended.
 ///
 /// # Errors
 ///
@@ -92,24 +92,20 @@ pub fn transcript(command: &mut Command, input: Option<&[u8]>, show: bool) -> Re
 ///
 /// As [`output`], and what `feed` returns; a program that fails before all is written is none of them.
 pub fn fed(command: &mut Command, feed: impl FnOnce(&mut dyn Write) -> Result<(), Failure>) -> Result<Output, Failure> {
-    let name = crate::quote(command.get_program());
-    let doing = || format!("making a pipe for {name}");
-    let (mut pipe, write) = pipe().doing(Code::Os, doing)?;
-    command.stdin(Stdio::piped()).stderr(write.try_clone().doing(Code::Os, doing)?);
-    let spawned = command.stdout(write).spawn();
-    // The command has our copies of the pipe's other end.
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    let mut child = spawned.doing(Code::Failed, || format!("running {name}"))?;
+    let io = Io { stderr: true, ..Io::default() };
+    command.stdin(Stdio::piped());
+    let Running { name, mut child, mut stdout } = Running::start(command, io)?;
     let mut to = Fed { stdin: child.stdin.take(), broken: false };
     let (fed, printed) = std::thread::scope(|scope| {
-        let reader = scope.spawn(|| collect(&mut pipe, &name, Io::default()));
+        let reader = scope.spawn(|| collect(&mut stdout, &name, io));
         let fed = feed(&mut to);
         if fed.is_err() && !to.broken {
             // It must not take what it has for all. Kill fails only when it has ended.
             drop(child.kill());
         }
         to.stdin = None;
-        (fed, reader.join().unwrap_or_else(|_| Err(Failure::new(Code::Os, doing()))))
+        let died = |_| Err(Failure::new(Code::Os, format!("reading what {name} prints: a thread died")));
+        (fed, reader.join().unwrap_or_else(died))
     });
     if printed.is_err() {
         drop(child.kill());

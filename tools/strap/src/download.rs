@@ -89,13 +89,16 @@ impl Download<'_> {
     fn quick(&self, scratch: &Scratch, targets: &[String]) -> Result<Option<Vec<Planned>>, Failure> {
         let pacman = self.pacman;
         let strict = stage::file::read_text(&pacman.config)?;
-        let packages = changed(&strict, &[("SigLevel", &database::without_packages)]);
-        scratch.make(&[("packages.conf".to_owned(), packages.into_bytes())])?;
-        let config = scratch.path().join("packages.conf");
         let planned = match self.all_cached(targets)? {
             Some(planned) => planned,
-            None if pacman.download_unverified(&config, self.operation, targets)? => self.preview(targets)?,
-            None => return Ok(None),
+            None => {
+                let packages = changed(&strict, &[("SigLevel", &database::without_packages)]);
+                scratch.make(&[("packages.conf".to_owned(), packages.into_bytes())])?;
+                if !pacman.download_unverified(&scratch.path().join("packages.conf"), self.operation, targets)? {
+                    return Ok(None);
+                }
+                self.preview(targets)?
+            }
         };
         let conf = Conf::read(&pacman.config)?;
         let levels = planned.iter().map(|planned| conf.signatures(&planned.repo));

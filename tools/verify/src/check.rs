@@ -253,8 +253,7 @@ impl Checker<'_> {
         let Some(cache) = &self.cache else {
             return Ok(subjects.iter().map(|_| Some((archive::no_archive(), None))).collect());
         };
-        let is_signed = |subject: &&&Subject| subject.unsigned().is_none();
-        let signed = subjects.iter().filter(is_signed);
+        let signed = subjects.iter().copied().filter(|subject| subject.unsigned().is_none());
         let wanted: Vec<_> = signed
             .filter_map(|subject| Some((subject.archive.as_deref()?, subject.offered_signature.as_ref())))
             .collect();

@@ -53,7 +53,7 @@ impl Home<'_> {
         if messages.is_empty() {
             return Ok(all.iter().map(|_| None).collect());
         }
-        rootfs::hand_on(&mut command, ends);
+        rootfs::inherit(&mut command, ends);
         let mut whole = Vec::new();
         let feed = || whole.extend(messages.into_iter().map(|(message, pipe)| message.write(pipe).unwrap_or(false)));
         let out = run_with(command, |command| child::output_fed(command, feed))?;
