@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use stage::members::Identity;
 use stage::{Code, Document, Doing, Failure, quote};
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -178,6 +179,17 @@ impl Root {
     pub fn read(&self, below: &str, limit: u64) -> Result<Vec<u8>, Errno> {
         read(self.fd.as_fd(), below, limit)
     }
+
+    /// Reads the first `length` bytes of a regular file below the root, or all where it is shorter.
+    ///
+    /// # Errors
+    ///
+    /// The system call's, `EINVAL` for anything but a regular file.
+    pub fn read_start(&self, below: &str, length: u64) -> Result<Vec<u8>, Errno> {
+        let mut start = Vec::new();
+        let read = regular(self.open_below(below, TO_READ)?)?.take(length).read_to_end(&mut start);
+        read.map(|_| start).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
+    }
 }
 
 impl AsFd for Root {
@@ -287,13 +299,18 @@ const TO_READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOC
 
 /// Reads an open file, as [`Root::read`] does.
 fn read_regular(file: OwnedFd, limit: u64) -> Result<Vec<u8>, Errno> {
-    if !FileType::from_raw_mode(fstat(&file)?.st_mode).is_file() {
-        return Err(Errno::INVAL);
-    }
-    stage::file::read_to_limit(File::from(file), limit).map_err(|e| match e.kind() {
+    stage::file::read_to_limit(regular(file)?, limit).map_err(|e| match e.kind() {
         std::io::ErrorKind::FileTooLarge => Errno::FBIG,
         _ => Errno::from_io_error(&e).unwrap_or(Errno::IO),
     })
+}
+
+/// Returns a file that is opened, where it is a regular one.
+fn regular(file: OwnedFd) -> Result<File, Errno> {
+    match FileType::from_raw_mode(fstat(&file)?.st_mode).is_file() {
+        true => Ok(File::from(file)),
+        false => Err(Errno::INVAL),
+    }
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 /// A program that every root has, the shell of scriptlets: its ELF header says what the root's architecture is.
 const SHELL: &str = "usr/bin/bash";
 
-/// The longest one that is read, in bytes.
-const LONGEST: u64 = 16 << 20;
+/// How much of it says its architecture, in bytes.
+const HEAD: u64 = 20;
 
 impl Inside {
     /// Makes it from a root's directory: what `mkroot` would write into a document for it, and nothing in the root changes.
@@ -34,18 +34,25 @@ impl Inside {
         let arch = arch_of(&root).map_err(|f| f.while_doing(doing()))?;
         let map = if me == 0 { None } else { Some(idmap::of_user(me, getegid().as_raw())?) };
         let mounts = plan::api(map.is_some());
-        let binfmt = choose_handler(&path, arch, &mounts, map.as_ref(), None)?;
-        let uname32 = arch.is_half_of(Arch::host()?);
-        Ok(Self { uname32, ..Self::new(root, mounts, map, binfmt.is_private().then_some((arch, binfmt)))? })
+        let host = Arch::host()?;
+        let handler = match arch.is_native_on(host) {
+            // What is run there shows it.
+            true => None,
+            false => Some(choose_handler(&path, arch, &mounts, map.as_ref(), None)?).filter(Binfmt::is_private),
+        };
+        let uname32 = arch.is_half_of(host);
+        Ok(Self { uname32, ..Self::new(root, mounts, map, handler.map(|handler| (arch, handler)))? })
     }
 }
 
 /// Returns the architecture of the root's shell.
 fn arch_of(root: &Root) -> Result<Arch, Failure> {
     let doing = || format!("reading {}", quote(root.path().join(SHELL)));
-    let program = root.read(SHELL, LONGEST).doing(Code::Failed, doing)?;
+    let program = root.read_start(SHELL, HEAD).doing(Code::Failed, doing)?;
     let machine = program.get(18..20).map(|bytes| u16::from_le_bytes([bytes[0], bytes[1]]));
-    let is = |arch: &&Arch| program.starts_with(b"\x7fELF") && program[4] == arch.class && machine == Some(arch.elf);
+    let is = |arch: &&Arch| {
+        program.starts_with(b"\x7fELF") && program.get(4) == Some(&arch.class) && machine == Some(arch.elf)
+    };
     let known = arch::ALL.iter().find(is).copied();
     known.ok_or_else(|| Failure::new(Code::Failed, format!("{}: no program of an architecture that is known", doing())))
 }
@@ -142,4 +149,28 @@ fn no_handler(arch: Arch, failure: Failure) -> Failure {
          (Debian 13 and later); see 'doctor --arch {}'",
         arch.name
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn the_head_of_the_shell_says_the_architecture() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap();
+        fs::create_dir_all(path.join("usr/bin")).unwrap();
+        let arch = |program: &[u8]| {
+            fs::write(path.join(SHELL), program).unwrap();
+            arch_of(&Root::open(&path).unwrap()).map(|arch| arch.name).map_err(|failure| failure.message)
+        };
+        let head = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x03\0\xb7\0";
+        assert_eq!(arch(&[&head[..], &[0; 4096]].concat()), Ok("aarch64"));
+        assert_eq!(arch(head), Ok("aarch64"));
+        for length in 0..head.len() {
+            let why = arch(&head[..length]).unwrap_err();
+            assert!(why.ends_with("no program of an architecture that is known"), "{length}: {why}");
+        }
+    }
 }
