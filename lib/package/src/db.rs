@@ -118,13 +118,22 @@ impl fmt::Display for Odd {
 
 /// Reads a database.
 ///
+/// # Errors
+///
+/// As [`read_some`].
+pub fn read(input: impl Read, limits: Limits) -> Result<Database> {
+    read_some(input, limits, |_| true)
+}
+
+/// Reads the entries of a database whose directory, `NAME-VERSION`, is wanted.
+///
 /// Members other than `NAME-VERSION/desc` (file lists, the `depends` of before pacman 4.2) are skipped. An entry that lacks
 /// what every entry has, or has what none may have, is left out of the packages and named in [`Database::odd`].
 ///
 /// # Errors
 ///
 /// When reading fails, or the database itself is cut off, malformed or over a limit.
-pub fn read(input: impl Read, limits: Limits) -> Result<Database> {
+pub fn read_some(input: impl Read, limits: Limits, wanted: impl Fn(&[u8]) -> bool) -> Result<Database> {
     let mut database = Database::default();
     let mut count = 0;
     let mut seen = HashSet::new();
@@ -143,6 +152,9 @@ pub fn read(input: impl Read, limits: Limits) -> Result<Database> {
         }
         count += 1;
         check_limit("entries", count, limits.entries)?;
+        if !wanted(directory) {
+            return Ok(ControlFlow::Continue(()));
+        }
         let doing = format!("{DOING}: member '{}'", head.shown());
         let text = tape::read_body(&doing, "bytes", data, head.size, limits.desc)?;
         let entry = parse(&text).and_then(|entry| {

@@ -6,7 +6,7 @@
 use crate::{Error, Result};
 use flate2::read::MultiGzDecoder;
 use stage::signal::Heeding;
-use std::io::{Cursor, Read};
+use std::io::{BufReader, Cursor, Read};
 use xz2::read::XzDecoder;
 use xz2::stream::{CONCATENATED, Stream};
 
@@ -18,6 +18,9 @@ const XZ_MEMORY: u64 = 256 << 20;
 
 /// How much of the input the format is found by: one tar header.
 const PEEK: usize = 512;
+
+/// How much of gzip is decompressed at a time, in bytes.
+const PIECE: usize = 1 << 16;
 
 /// How much of something else than an archive is quoted.
 const QUOTED: usize = 32;
@@ -91,7 +94,8 @@ pub fn reader<'a, R: Read + 'a>(mut input: R) -> Result<Box<dyn Read + 'a>> {
     };
     let input = Cursor::new(head).chain(input);
     let decoder: Box<dyn Read + 'a> = match format {
-        Format::Gzip => Box::new(MultiGzDecoder::new(input)),
+        // Asked for the few bytes of a tar's header, it would copy its window each time.
+        Format::Gzip => Box::new(BufReader::with_capacity(PIECE, MultiGzDecoder::new(input))),
         Format::Xz => {
             // As XzDecoder::new_multi_decoder, but with a limit.
             let stream = Stream::new_stream_decoder(XZ_MEMORY, CONCATENATED);

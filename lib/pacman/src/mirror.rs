@@ -177,7 +177,11 @@ impl Pacman<'_> {
             return ran.map_err(|(_, failure)| failure);
         }
         let refreshes = operation.refresh != Refresh::No;
-        self.remove_partial_downloads(operation);
+        // All others pacman refuses, and that is when they are looked for: databases of 15 000 packages take as long to read as pacman
+        // takes for a small download.
+        if partial_downloads::has_parts(&names(self.cache)) {
+            self.remove_partial_downloads(operation);
+        }
         let mut ran = self.once(operation, targets, beside, judge);
         if let Err((events, _)) = &ran
             && refreshes

@@ -84,7 +84,8 @@ impl Transaction<'_> {
 /// Finds out what the archives are. Returns warnings, too.
 fn trace(root: &Root, cache: &Path, repos: &[String], planned: &[Planned]) -> (Vec<Origin>, Vec<String>) {
     let mut warnings = Vec::new();
-    let offers = records::offered(root, repos).unwrap_or_else(|failure| {
+    let packages = planned.iter().map(Planned::directory).collect();
+    let offers = records::offered_of(root, repos, &packages).unwrap_or_else(|failure| {
         warnings.push(failure.to_string());
         records::Offers::default()
     });
@@ -158,7 +159,8 @@ mod tests {
         std::fs::create_dir_all(&sync).unwrap();
         for (repo, signature) in [("a", "AAAA"), ("b", "BBBB"), ("left-over", "CCCC")] {
             let text = desc("x", signature);
-            let entries = [("x", text.as_str()), ("odd", "")];
+            // Of one that is not installed nothing is said.
+            let entries = [("x", text.as_str()), ("odd", ""), ("other", "")];
             std::fs::write(sync.join(format!("{repo}.db")), database(&entries)).unwrap();
         }
         std::fs::write(top.join("x-1-1-any.pkg.tar"), "abc").unwrap();
@@ -173,7 +175,7 @@ mod tests {
         let root = Root::open(&top.join("root")).unwrap();
         let repos = ["a".to_owned(), "b".to_owned()];
         let list = ["b", "left-over"].map(|repo| planned(repo, "x"));
-        let list = [list[0].clone(), list[1].clone(), planned("a", "none")];
+        let list = [list[0].clone(), list[1].clone(), planned("a", "odd")];
         let (origins, warnings) = trace(&root, &top, &repos, &list);
         assert_eq!(warnings.len(), 2, "{:?}", warnings);
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";

@@ -15,6 +15,11 @@ use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
+/// Returns whether the cache has a download that pacman would continue. `there` are the names in it.
+pub(crate) fn has_parts(there: &BTreeSet<OsString>) -> bool {
+    there.iter().any(|name| name.as_encoded_bytes().ends_with(b".part"))
+}
+
 /// Removes them, as far as they are packages that the repositories offer; returns their names. `there` are the names in the cache.
 pub(crate) fn remove(cache: &Path, there: &BTreeSet<OsString>, offered: &[(String, Entry)]) -> Vec<String> {
     let size = |name: &str| {

@@ -1,7 +1,7 @@
 //! The installed packages, from pacman's own records in the root, and the archive in the cache that each came from.
 
 use package::{db, localdb};
-use pacman::records::{LOCAL, names_in, offered};
+use pacman::records::{LOCAL, names_in, offered_of};
 use rootfs::Root;
 use rustix::io::Errno;
 use stage::members::Package;
@@ -52,6 +52,13 @@ impl Subject {
         repo.is_some_and(Package::is_own)
     }
 
+    /// Returns whether the document says where it is from and how it is signed, and the archive is in the cache.
+    fn is_known(&self) -> bool {
+        let has_repo = self.recorded.as_ref().is_some_and(|package| package.repo.is_some());
+        let is_signed = self.offered_signature.is_some() || self.unsigned().is_some();
+        self.is_file() || (has_repo && is_signed && self.archive.is_some())
+    }
+
     /// Returns the SHA-256 of a package that was said not to be signed, by itself or with its repository.
     pub(crate) fn unsigned(&self) -> Option<&str> {
         let package = self.recorded.as_ref()?;
@@ -63,27 +70,13 @@ impl Subject {
 /// Invalid records, and why: pacman was killed while writing one, or it cannot be read.
 pub(crate) type Torn = Vec<(String, String)>;
 
-/// Reads the root's database of installed packages: the packages, by name, and the invalid records. `recorded` are the packages of the document, `repos` the repositories of the
-/// configuration.
+/// Reads the root's database of installed packages: the packages, by name, and the invalid records. `recorded` are the packages
+/// of the document.
 ///
 /// # Errors
 ///
-/// When a database cannot be read or is invalid.
-pub(crate) fn read(
-    context: &Context,
-    root: &Root,
-    recorded: &[Package],
-    repos: &[String],
-) -> Result<(Vec<Subject>, Torn), Failure> {
-    let offers = offered(root, repos)?;
-    for odd in &offers.odd {
-        context.warn(odd);
-    }
-    let mut by_name = BTreeMap::new();
-    for (repo, entry) in &offers.entries {
-        let key = (entry.name.as_str(), entry.version.as_str());
-        by_name.entry(key).or_insert((repo, entry));
-    }
+/// When the database cannot be read.
+pub(crate) fn read(root: &Root, recorded: &[Package]) -> Result<(Vec<Subject>, Torn), Failure> {
     let recorded: BTreeMap<_, _> = recorded.iter().rev().map(|one| ((&one.name, &one.version), one)).collect();
     let (mut subjects, mut torn) = (Vec::new(), Vec::new());
     for record in names_in(root, LOCAL)? {
@@ -98,14 +91,12 @@ pub(crate) fn read(
             }
         };
         let recorded = recorded.get(&(&known.name, &known.version)).copied();
-        let offer = by_name.get(&(known.name.as_str(), known.version.as_str()));
-        let signature = recorded.and_then(|p| db::decode_signature(p.pgpsig.as_deref()?));
         subjects.push(Subject {
             of_unsigned: false,
             backup: localdb::backup(&files),
             recorded: recorded.cloned(),
-            offered: offer.map(|(repo, entry)| ((*repo).clone(), entry.filename.clone())),
-            offered_signature: signature.or_else(|| offer?.1.signature()),
+            offered: None,
+            offered_signature: recorded.and_then(|p| db::decode_signature(p.pgpsig.as_deref()?)),
             known,
             record,
             archive: None,
@@ -115,6 +106,48 @@ pub(crate) fn read(
     subjects.sort_by(|a: &Subject, b| a.known.name.cmp(&b.known.name));
     torn.sort();
     Ok((subjects, torn))
+}
+
+/// Finds where packages are from, and their archives in the cache. The databases of the repositories, which are large, are read
+/// only for packages of which the document and the cache do not say all. `repos` are those of the configuration.
+///
+/// # Errors
+///
+/// When the cache cannot be read, or a database cannot be read or is invalid.
+pub(crate) fn find_sources(
+    context: &Context,
+    root: &Root,
+    repos: &[String],
+    cache: &Path,
+    subjects: &mut [Subject],
+) -> Result<(), Failure> {
+    find_archives(subjects, cache)?;
+    let mut lacking: BTreeMap<_, _> = subjects.iter_mut().filter(|subject| !subject.is_known()).map(of_entry).collect();
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let offers = offered_of(root, repos, &lacking.keys().cloned().collect())?;
+    for odd in &offers.odd {
+        context.warn(odd);
+    }
+    for (repo, entry) in offers.entries {
+        // Of repositories that offer the same, the first counts.
+        let subject = lacking.get_mut(&directory(&entry.name, &entry.version)).filter(|is| is.offered.is_none());
+        if let Some(subject) = subject {
+            subject.offered_signature = subject.offered_signature.take().or_else(|| entry.signature());
+            subject.offered = Some((repo, entry.filename));
+        }
+    }
+    find_archives(subjects, cache)
+}
+
+/// Returns the directory that a package has in a database.
+fn directory(name: &str, version: &str) -> String {
+    format!("{name}-{version}")
+}
+
+fn of_entry(subject: &mut Subject) -> (String, &mut Subject) {
+    (directory(&subject.known.name, &subject.known.version), subject)
 }
 
 /// Reads the `desc` and `files` of a record.

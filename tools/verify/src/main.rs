@@ -114,7 +114,7 @@ impl Stage for Verify {
         self.timeout.watch(context, &mut plan.inside);
         let root = plan.inside.root();
         let recorded: Vec<Package> = document.get().unwrap_or_default();
-        let (mut subjects, torn) = installed::read(context, root, &recorded, &plan.repos)?;
+        let (mut subjects, torn) = installed::read(root, &recorded)?;
         for subject in &mut subjects {
             let repo = subject.recorded.as_ref().and_then(|package| package.repo.as_ref());
             subject.of_unsigned = plan.config.repositories.iter().any(|own| own.unsigned && Some(&own.name) == repo);
@@ -191,7 +191,7 @@ impl Verify {
         subjects: &mut [Subject],
     ) -> Result<Fetched, Failure> {
         let cache = &plan.config.cache;
-        installed::find_archives(subjects, cache)?;
+        installed::find_sources(context, plan.inside.root(), &plan.repos, cache, subjects)?;
         let wanted = targets(subjects);
         let mut fetched = Fetched::default();
         if wanted.is_empty() || self.offline {
