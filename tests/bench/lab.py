@@ -10,7 +10,8 @@ import sys
 import tempfile
 import threading
 
-from rows import BEGIN, MORE, STAGES
+import database
+from rows import BEGIN, MORE, STAGES, WATCHED
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
@@ -48,12 +49,12 @@ def enter_namespace():
 
 
 class Mirror:
-    """The offline mirror of an architecture, and a server of it."""
+    """The offline mirror of an architecture, and a server of it at a new directory: there a database is as large as Arch's."""
 
-    def __init__(self, arch):
+    def __init__(self, arch, at):
         self.arch, self.dir = arch, os.path.join(TOP, "build/mirror-" + arch)
         subprocess.run([os.path.join(TOP, "tests/mirror/mkmirror"), "--arch", arch, self.dir], check=True)
-        self.url = serve(os.path.join(self.dir, "www"))
+        self.url = serve(database.like_a_distribution(os.path.join(self.dir, "www"), arch, at))
         self.keyring = {"x86_64": "archlinux-keyring", "aarch64": "archlinuxarm-keyring"}[arch]
         self.repos = ["core", "extra"] if arch == "x86_64" else ["core", "extra", "alarm", "aur"]
 
@@ -167,6 +168,48 @@ def measure(script, at, who, emulated=False, longest=LONGEST, started=lambda pid
     return float(wall), float(cpu), int(peak) << 10
 
 
+class Watch:
+    """Looks at the processes of a session while it runs: the most memory of a program, and which locks somebody waits for."""
+
+    def __init__(self, program):
+        self.program, self.peak, self.locks, self.pid = program, 0, {}, None
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self.look)
+
+    def __call__(self, pid):
+        self.pid = pid
+        self.thread.start()
+
+    def end(self):
+        self.ended.set()
+        if self.pid:
+            self.thread.join()
+
+    def look(self):
+        while not self.ended.wait(0.05):
+            for pid in filter(str.isdigit, os.listdir("/proc")):
+                try:
+                    if os.getsid(int(pid)) == self.pid and open(f"/proc/{pid}/comm").read().strip() == self.program:
+                        found = re.search(r"VmHWM:\s+(\d+)", open(f"/proc/{pid}/status").read())
+                        self.peak = max(self.peak, int(found[1]) << 10 if found else 0)
+                except (OSError, ValueError):
+                    continue                        # it has ended
+            for line in open("/proc/locks").read().splitlines():
+                if "->" in line:
+                    kind = line.split("->")[1].split()[0]
+                    self.locks[kind] = self.locks.get(kind, 0) + 1
+
+
+def watched(script, at, who, program):
+    """measure() with a Watch: returns that, too."""
+    watch = Watch(program)
+    try:
+        figures = measure(script, at, who, started=watch)
+    finally:
+        watch.end()
+    return figures, watch
+
+
 def size(path):
     out = subprocess.run(["du", "-s", "--apparent-size", "--block-size=1", path], capture_output=True, text=True, check=False)
     return int(out.stdout.split()[0]) if out.stdout else 0
@@ -205,6 +248,9 @@ def run_cell(cell, mirror, kept):
         before, _, script = fill(cell.script, mirror, kept, cache, home).rpartition("\n---\n")
         if before:
             measure(before, at, cell.who)
+        if cell.name in WATCHED:
+            (wall, cpu, _), watch = watched(script, at, cell.who, WATCHED[cell.name])
+            return (wall, cpu, watch.peak), size(os.path.join(at, "root"))
         return measure(script, at, cell.who, emulated=cell.is_emulated()), size(os.path.join(at, "root"))
 
 
