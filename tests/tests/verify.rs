@@ -289,6 +289,17 @@ fn archives(bench: &Bench) {
     );
     fs::rename(bench.path("away"), bench.path(&archive)).expect("ours");
     bench.good();
+    // A database is read where the document and the cache do not say all.
+    let database = bench.path(sync).join("extra.db");
+    let kept = fs::read(&database).expect("a database");
+    fs::write(&database, "no database").expect("ours");
+    bench.good();
+    fs::rename(bench.path(&archive), bench.path("away")).expect("ours");
+    let reading = format!("verify: reading '{}': ", database.display());
+    bench.verify("").failed(1, &reading);
+    fs::write(&database, kept).expect("ours");
+    fs::rename(bench.path("away"), bench.path(&archive)).expect("ours");
+    bench.good();
 }
 
 /// Who signed it, in the keyring.

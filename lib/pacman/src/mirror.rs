@@ -177,8 +177,7 @@ impl Pacman<'_> {
             return ran.map_err(|(_, failure)| failure);
         }
         let refreshes = operation.refresh != Refresh::No;
-        // All others pacman refuses, and that is when they are looked for: databases of 15 000 packages take as long to read as pacman
-        // takes for a small download.
+        // It reads the databases, which takes long where they are large. What has another name pacman refuses, and it is looked for then.
         if partial_downloads::has_parts(&names(self.cache)) {
             self.remove_partial_downloads(operation);
         }

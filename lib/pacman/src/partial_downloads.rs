@@ -79,6 +79,7 @@ mod tests {
             fs::write(dir.path().join(name), vec![0; size]).unwrap();
         }
         let there: BTreeSet<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!((has_parts(&there), has_parts(&BTreeSet::from(["none".into()]))), (true, false));
         assert_eq!(remove(dir.path(), &BTreeSet::new(), &offered), [""; 0]);
         assert_eq!(remove(dir.path(), &there, &offered), ["whole.part", "longer.part", "longer"]);
         assert_eq!(remove(dir.path(), &there, &offered), [""; 0]);
