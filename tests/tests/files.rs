@@ -85,6 +85,21 @@ fn a_plan_of_files_copies_none() {
     assert_eq!(look(), before);
 }
 
+/// It went in without its signature, and a repository that offers the same package has that.
+#[test]
+fn a_loose_file_is_verified_by_the_signature_of_a_repository() {
+    let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::User));
+    let server = Server::of(&mirror.www());
+    let file = take(&lab, &archive(&mirror, "nano"));
+    let begun = lab.sh(&begin("root", "cache", &mirror, server.url(), Path::new("/usr/bin/pacman"))).succeeded();
+    fs::write(lab.path().join("root.json"), begun.to_string()).expect("our own directory");
+    let script = format!("rm {file}.sig; strap --quiet --state root.json --loose ./{file} | verify --quiet");
+    let document = lab.sh(&script).done();
+    let nano = of(&document, "nano");
+    assert_eq!((&nano["repo"], nano.get("pgpsig")), (&"strapline-local".into(), None));
+    assert_eq!((&nano["signature"], &nano["files"]), (&"valid".into(), &"intact".into()));
+}
+
 /// A package that a key of the keyring has signed is not what was asked for.
 #[test]
 fn a_server_cannot_send_another_package() {

@@ -177,8 +177,9 @@ impl Pacman<'_> {
             return ran.map_err(|(_, failure)| failure);
         }
         let refreshes = operation.refresh != Refresh::No;
-        // It reads the databases, which takes long where they are large. What has another name pacman refuses, and it is looked for then.
-        if partial_downloads::has_parts(&names(self.cache)) {
+        // This reads the databases, which is slow where they are large. An archive that is too short has no .part: pacman refuses it, and
+        // it is removed then.
+        if operation.action == Action::Download && partial_downloads::has_parts(&names(self.cache)) {
             self.remove_partial_downloads(operation);
         }
         let mut ran = self.once(operation, targets, beside, judge);

@@ -6,7 +6,7 @@ use rootfs::Root;
 use rustix::io::Errno;
 use stage::members::Package;
 use stage::{Code, Context, Doing, Failure, quote};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 
 /// The longest record that is read.
@@ -25,9 +25,9 @@ pub(crate) struct Subject {
     pub(crate) recorded: Option<Package>,
     /// Whether packages of its repository need no signature.
     pub(crate) of_unsigned: bool,
-    /// The repository that an archive of this version can be fetched from, and its name there.
+    /// The repository that an archive of this version can be fetched from, and its name there, where that was looked for.
     pub(crate) offered: Option<(String, String)>,
-    /// The signature in the document, or else in the repository's database.
+    /// The signature in the document, or else in the repository's database, where that was read.
     pub(crate) offered_signature: Option<Vec<u8>>,
     /// The archive's name, where it is in the cache.
     pub(crate) archive: Option<String>,
@@ -52,11 +52,11 @@ impl Subject {
         repo.is_some_and(Package::is_own)
     }
 
-    /// Returns whether the document says where it is from and how it is signed, and the archive is in the cache.
+    /// Returns whether the document says where it is from, and its signature or SHA-256, and the archive is in the cache.
     fn is_known(&self) -> bool {
         let has_repo = self.recorded.as_ref().is_some_and(|package| package.repo.is_some());
         let is_signed = self.offered_signature.is_some() || self.unsigned().is_some();
-        self.is_file() || (has_repo && is_signed && self.archive.is_some())
+        has_repo && is_signed && self.archive.is_some()
     }
 
     /// Returns the SHA-256 of a package that was said not to be signed, by itself or with its repository.
@@ -122,32 +122,26 @@ pub(crate) fn find_sources(
     subjects: &mut [Subject],
 ) -> Result<(), Failure> {
     find_archives(subjects, cache)?;
-    let mut lacking: BTreeMap<_, _> = subjects.iter_mut().filter(|subject| !subject.is_known()).map(of_entry).collect();
+    let lacking = subjects.iter().filter(|subject| !subject.is_known());
+    let lacking: HashSet<String> = lacking.map(|s| format!("{}-{}", s.known.name, s.known.version)).collect();
     if lacking.is_empty() {
         return Ok(());
     }
-    let offers = offered_of(root, repos, &lacking.keys().cloned().collect())?;
+    let offers = offered_of(root, repos, &lacking)?;
     for odd in &offers.odd {
         context.warn(odd);
     }
-    for (repo, entry) in offers.entries {
-        // Of repositories that offer the same, the first counts.
-        let subject = lacking.get_mut(&directory(&entry.name, &entry.version)).filter(|is| is.offered.is_none());
-        if let Some(subject) = subject {
+    let mut by_name = BTreeMap::new();
+    for (repo, entry) in &offers.entries {
+        by_name.entry((&entry.name, &entry.version)).or_insert((repo, entry));
+    }
+    for subject in subjects.iter_mut().filter(|subject| !subject.is_known()) {
+        if let Some((repo, entry)) = by_name.get(&(&subject.known.name, &subject.known.version)) {
+            subject.offered = Some(((*repo).clone(), entry.filename.clone()));
             subject.offered_signature = subject.offered_signature.take().or_else(|| entry.signature());
-            subject.offered = Some((repo, entry.filename));
         }
     }
     find_archives(subjects, cache)
-}
-
-/// Returns the directory that a package has in a database.
-fn directory(name: &str, version: &str) -> String {
-    format!("{name}-{version}")
-}
-
-fn of_entry(subject: &mut Subject) -> (String, &mut Subject) {
-    (directory(&subject.known.name, &subject.known.version), subject)
 }
 
 /// Reads the `desc` and `files` of a record.

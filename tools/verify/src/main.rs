@@ -182,7 +182,7 @@ impl Verify {
     ///
     /// # Errors
     ///
-    /// When pacman cannot be run, or a signal came.
+    /// When the cache or a database cannot be read, pacman cannot be run, or a signal came.
     fn fetch(
         &self,
         context: &Context,

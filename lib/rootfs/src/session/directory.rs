@@ -20,7 +20,7 @@ impl Inside {
     ///
     /// # Errors
     ///
-    /// [`Code::Failed`] when it is no root, or its programs cannot be run here; [`Code::Permission`] when it is another
+    /// [`Code::Failed`] when it is no root, or no emulator runs its programs here; [`Code::Permission`] when it is another
     /// user's.
     pub fn of_directory(path: &Path) -> Result<Self, Failure> {
         let doing = || format!("entering {}", quote(path));
@@ -36,7 +36,7 @@ impl Inside {
         let mounts = plan::api(map.is_some());
         let host = Arch::host()?;
         let handler = match arch.is_native_on(host) {
-            // What is run there shows it.
+            // The command itself shows whether it can be run.
             true => None,
             false => Some(choose_handler(&path, arch, &mounts, map.as_ref(), None)?).filter(Binfmt::is_private),
         };
