@@ -116,6 +116,12 @@ impl fmt::Display for Odd {
     }
 }
 
+/// Returns the directory of a package in a database.
+#[must_use]
+pub fn directory(name: &str, version: &str) -> String {
+    format!("{name}-{version}")
+}
+
 /// Reads a database.
 ///
 /// # Errors
@@ -159,7 +165,7 @@ pub fn read_some(input: impl Read, limits: Limits, wanted: impl Fn(&[u8]) -> boo
         let text = tape::read_body(&doing, "bytes", data, head.size, limits.desc)?;
         let entry = parse(&text).and_then(|entry| {
             // As libalpm: pacman looks an entry up by this directory.
-            if directory != format!("{}-{}", entry.name, entry.version).as_bytes() {
+            if directory != self::directory(&entry.name, &entry.version).as_bytes() {
                 return Err("%NAME% and %VERSION% differ from its directory".to_owned());
             }
             match seen.insert(directory.to_vec()) {

@@ -179,8 +179,9 @@ impl Pacman<'_> {
         let refreshes = operation.refresh != Refresh::No;
         // This reads the databases, which is slow where they are large. An archive that is too short has no .part: pacman refuses it, and
         // it is removed then.
-        if operation.action == Action::Download && partial_downloads::has_parts(&names(self.cache)) {
-            self.remove_partial_downloads(operation);
+        let downloads = operation.action == Action::Download;
+        if downloads && partial_downloads::has_parts(&names(self.cache)) {
+            self.remove_partial_downloads();
         }
         let mut ran = self.once(operation, targets, beside, judge);
         if let Err((events, _)) = &ran
@@ -194,8 +195,9 @@ impl Pacman<'_> {
             ran = self.once(refresh(Refresh::All), targets, beside, judge);
         }
         // Not where the disk is full: it still is.
-        if matches!(&ran, Err((_, failure)) if failure.cause != Some(Cause::NoSpace))
-            && self.remove_partial_downloads(operation)
+        if downloads
+            && matches!(&ran, Err((_, failure)) if failure.cause != Some(Cause::NoSpace))
+            && self.remove_partial_downloads()
         {
             ran = self.once(operation, targets, beside, judge);
         }
@@ -265,10 +267,7 @@ impl Pacman<'_> {
     }
 
     /// Removes files that an earlier run left in the cache and that a download cannot continue; returns whether there were any.
-    fn remove_partial_downloads(&self, operation: Operation<'_>) -> bool {
-        if operation.action != Action::Download {
-            return false;
-        }
+    fn remove_partial_downloads(&self) -> bool {
         let there = names(self.cache);
         if there.is_empty() {
             return false;

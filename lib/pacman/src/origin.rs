@@ -84,8 +84,8 @@ impl Transaction<'_> {
 /// Finds out what the archives are. Returns warnings, too.
 fn trace(root: &Root, cache: &Path, repos: &[String], planned: &[Planned]) -> (Vec<Origin>, Vec<String>) {
     let mut warnings = Vec::new();
-    let packages = planned.iter().map(Planned::directory).collect();
-    let offers = records::offered_of(root, repos, &packages).unwrap_or_else(|failure| {
+    let packages = planned.iter().map(|one| (one.name.as_str(), one.version.as_str()));
+    let offers = records::offered_of(root, repos, packages).unwrap_or_else(|failure| {
         warnings.push(failure.to_string());
         records::Offers::default()
     });

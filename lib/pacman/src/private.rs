@@ -112,7 +112,7 @@ impl PrivateDatabases {
             let file = stage::file::open(&path).doing(Code::Failed, doing)?;
             let descs = dbtar::descs(file).doing(Code::Failed, doing)?;
             for one in planned.iter().filter(|one| one.repo == *repo) {
-                let record = format!("{}-{}", one.name, one.version);
+                let record = db::directory(&one.name, &one.version);
                 // An entry in a directory of another name, which is odd: what it depends on is not looked at.
                 let Some(desc) = descs.get(&record) else { continue };
                 let at = local.join(&record);

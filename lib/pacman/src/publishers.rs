@@ -139,8 +139,8 @@ fn examine(inside: &Inside, config: &Config, planned: &[&Planned]) -> Result<Vec
     let keyring = inside.gpgdir().map_or_else(|| config.gpgdir(), Path::to_owned);
     let names = config.repositories.iter().map(|repo| &repo.name);
     let repos: Vec<String> = names.filter(|repo| planned.iter().any(|p| p.repo == **repo)).cloned().collect();
-    let packages = planned.iter().map(|planned| planned.directory()).collect();
-    let offers = records::offered_of(inside.root(), &repos, &packages)?.entries;
+    let packages = planned.iter().map(|one| (one.name.as_str(), one.version.as_str()));
+    let offers = records::offered_of(inside.root(), &repos, packages)?.entries;
     let index = Index::of(&offers);
     inside.call(Place::Host, &[], || {
         // Opened before the tmpfs is there, which may cover them.

@@ -124,14 +124,19 @@ pub fn offered(root: &Root, repos: &[String]) -> Result<Offers, Failure> {
     read_offers(root, repos, |_| true)
 }
 
-/// Returns what these repositories offer of some packages, each as `NAME-VERSION`. Of Arch's 15 000 that takes half as long as
+/// Returns what these repositories offer of some packages, given by name and version. Of Arch's 15 000 that takes half as long as
 /// [`offered`], and little memory.
 ///
 /// # Errors
 ///
 /// As [`offered`].
-pub fn offered_of(root: &Root, repos: &[String], packages: &HashSet<String>) -> Result<Offers, Failure> {
-    read_offers(root, repos, |directory| std::str::from_utf8(directory).is_ok_and(|name| packages.contains(name)))
+pub fn offered_of<'a>(
+    root: &Root,
+    repos: &[String],
+    packages: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Result<Offers, Failure> {
+    let directories: HashSet<_> = packages.map(|(name, version)| db::directory(name, version).into_bytes()).collect();
+    read_offers(root, repos, |directory| directories.contains(directory))
 }
 
 fn read_offers(root: &Root, repos: &[String], wanted: impl Fn(&[u8]) -> bool) -> Result<Offers, Failure> {

@@ -192,13 +192,6 @@ pub struct Planned {
     pub download: u64,
 }
 
-impl Planned {
-    /// Returns the directory of its entry in a database.
-    pub(crate) fn directory(&self) -> String {
-        format!("{}-{}", self.name, self.version)
-    }
-}
-
 /// Returns the lines of a plan in what pacman printed.
 fn plan_lines(text: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(text);

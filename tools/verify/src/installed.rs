@@ -6,7 +6,7 @@ use rootfs::Root;
 use rustix::io::Errno;
 use stage::members::Package;
 use stage::{Code, Context, Doing, Failure, quote};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// The longest record that is read.
@@ -122,12 +122,12 @@ pub(crate) fn find_sources(
     subjects: &mut [Subject],
 ) -> Result<(), Failure> {
     find_archives(subjects, cache)?;
-    let lacking = subjects.iter().filter(|subject| !subject.is_known());
-    let lacking: HashSet<String> = lacking.map(|s| format!("{}-{}", s.known.name, s.known.version)).collect();
-    if lacking.is_empty() {
+    let mut lacking = subjects.iter().filter(|subject| !subject.is_known()).peekable();
+    if lacking.peek().is_none() {
         return Ok(());
     }
-    let offers = offered_of(root, repos, &lacking)?;
+    let lacking = lacking.map(|subject| (subject.known.name.as_str(), subject.known.version.as_str()));
+    let offers = offered_of(root, repos, lacking)?;
     for odd in &offers.odd {
         context.warn(odd);
     }

@@ -20,7 +20,7 @@ impl Inside {
     ///
     /// # Errors
     ///
-    /// [`Code::Failed`] when it is no root, or no emulator runs its programs here; [`Code::Permission`] when it is another
+    /// [`Code::Failed`] when the directory is not a root, or no emulator runs its programs here; [`Code::Permission`] when it is another
     /// user's.
     pub fn of_directory(path: &Path) -> Result<Self, Failure> {
         let doing = || format!("entering {}", quote(path));

@@ -1,7 +1,7 @@
 //! The databases of a repository, and their signatures.
 
 use super::sources::{Archive, read_signature, remove_signature};
-use package::db::encode_signature;
+use package::db::{self, encode_signature};
 use package::{dbtar, desc};
 use pacman::gpg::{memory_file, sign::Signer};
 use rootfs::file;
@@ -79,7 +79,7 @@ pub(super) fn write(name: &str, archives: &[Archive], signatures: &Signatures<'_
         let signature = signatures.of(archive)?.map(|bytes| encode_signature(&bytes));
         let Archive { file, size, sha256, package, files, .. } = archive;
         let file = desc::File { name: file, size: *size, sha256, signature: signature.as_deref() };
-        let (directory, text) = (format!("{}-{}", package.name, package.version), package.desc(&file));
+        let (directory, text) = (db::directory(&package.name, &package.version), package.desc(&file));
         descs.push((format!("{directory}/desc"), text.clone()));
         both.push((format!("{directory}/desc"), text));
         both.push((format!("{directory}/files"), files.clone()));
